@@ -1,0 +1,127 @@
+"""What a learning rule is: the messages that it declares, and one step over a chain."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from locallearn.block import Block, State
+from locallearn.chain import ABSENT, Chain, Row
+
+KINDS = ("activation", "error", "target", "label", "input", "weight", "scalar", "control", "evaluation", "checkpoint")
+
+
+class Message(NamedTuple):
+    """A value that a rule sends between blocks: its kind (one of `KINDS`), its direction in words, and what it is."""
+
+    kind: str
+    direction: str
+    doc: str
+
+
+class Batch(NamedTuple):
+    """What a step sees. The bottom block has `x`, the top block `y`; indices and key follow from (seed, step) and are everyone's.
+
+    x: [batch, *example_shape] float, y: [batch] int32, index: [batch] int32 positions in the training set, key: uint32[2].
+    """
+
+    x: Any
+    y: Any
+    index: Any
+    key: Any
+
+
+class Info(NamedTuple):
+    """What a step reports, a value of the top block. loss: scalar, mean over the batch."""
+
+    loss: Any
+
+
+class Rule(abc.ABC):
+    """A learning rule: a frozen dataclass whose fields are its hyperparameters and its YAML keys.
+
+    Most rules define `gradients`; one that updates inside its step defines `step` instead.
+    """
+
+    messages: ClassVar[Mapping[str, Message]]
+    family: ClassVar[str]
+    assumes: ClassVar[str] = "nothing"
+    """What a reader should know before comparing: labels below the top, symmetric weights, extra passes."""
+    needs: ClassVar[str] = "apply"
+    """`apply`: any block will do; `pre and post`: composite blocks are refused."""
+
+    @property
+    def additive_over_batch(self) -> bool:
+        """Whether the gradient of a batch is the mean over its parts: microbatches are refused where it is not."""
+        return True
+
+    def problems(self, blocks: Sequence[Block]) -> list[str]:
+        """What speaks against this rule on these blocks, a sentence for each mistake."""
+        if self.needs != "apply" and any(block.composite for block in blocks):
+            return [f"needs blocks with {self.needs}; block {next(b.index for b in blocks if b.composite)} is composite"]
+        return []
+
+    def init(self, block: Block, key: jax.Array) -> State:
+        """A block's state before training."""
+        return block.state(block.init(key))
+
+    def gradients(self, chain: Chain, state: Row, batch: Batch) -> tuple[Row, Row, Info]:
+        """(gradients as `state.params`, memory as `state.memory`, info) for one batch."""
+        raise NotImplementedError(f"{type(self).__name__} defines neither `gradients` nor `step`")
+
+    def step(self, chain: Chain, state: Row, batch: Batch) -> tuple[Row, Info]:
+        """One training step: (new state, info)."""
+        grads, memory, info = self.gradients(chain, state, batch)
+        return chain.map(descend, state, grads, memory), info
+
+    def predict(self, chain: Chain, state: Row, x: Any) -> Any:
+        """Class scores [batch, classes], a value of the top block, from x at the bottom."""
+        return chain.sweep_up("activation", forward, state, first=x)[1][-1]
+
+
+def forward(block: Block, state: State, x: jax.Array) -> jax.Array:
+    """The block's output."""
+    return block.apply(state.params, x)
+
+
+def descend(block: Block, state: State, grads: Any, memory: Any) -> State:
+    """One optimizer step, and the rule's new memory."""
+    return block.descend(state, grads)._replace(memory=memory) if block.learns else state
+
+
+def mean(block: Block, *parts: Any) -> Any:
+    """The mean of the microbatches' gradients, summed in their order."""
+    return jax.tree.map(lambda *leaves: sum(leaves[1:], start=leaves[0]) / len(leaves), *parts)
+
+
+def split_batch(batch: Batch, parts: int) -> list[Batch]:
+    """Equal parts of a batch, in order. Parts share the key, folded with their number."""
+    if parts == 1:
+        return [batch]
+    size = batch.index.shape[0] // parts
+
+    def part(value: Any, k: int) -> Any:
+        return value if value is ABSENT else value[k * size : (k + 1) * size]
+
+    return [Batch(part(batch.x, k), part(batch.y, k), part(batch.index, k), jax.random.fold_in(batch.key, k)) for k in range(parts)]
+
+
+def block_keys(seed: int, count: int) -> list[jax.Array]:
+    """One key for each block's initial state: a function of the seed and the block's place alone."""
+    root = jax.random.PRNGKey(seed)
+    return [jax.random.fold_in(root, i) for i in range(count)]
+
+
+def step_keys(seed: int, start: int, stop: int) -> jax.Array:
+    """uint32[stop-start, 2]: the key of each training step, a function of (seed, step) alone."""
+    root = jax.random.fold_in(jax.random.PRNGKey(seed), 0x57E9)
+    return jax.vmap(lambda step: jax.random.fold_in(root, step))(jnp.arange(start, stop))
+
+
+def init_state(rule: Rule, blocks: Sequence[Block], seed: int) -> Row:
+    """The state of every block before training."""
+    return Row(rule.init(block, key) for block, key in zip(blocks, block_keys(seed, len(blocks)), strict=True))

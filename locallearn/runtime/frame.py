@@ -1,0 +1,73 @@
+"""Frames: a packet as bytes, with the address that says where in the choreography it belongs. Nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from locallearn.codec import Spec
+from locallearn.errors import LocallearnError
+from locallearn.traffic import HEADER_BYTES
+
+VERSION = 1
+_HEADER = struct.Struct("<BBHHHIII")
+assert _HEADER.size == HEADER_BYTES
+
+TRAIN, EVALUATE, CONTROL = range(3)
+"""Streams: each numbers its frames by itself."""
+
+
+class FrameError(LocallearnError):
+    """A frame is damaged, or not the one that was waited for."""
+
+
+class Address(NamedTuple):
+    """Names a frame. place: how many exchanges of this step came before it, the same number at both ends by construction."""
+
+    stream: int
+    src: int
+    dst: int
+    micro: int
+    step: int
+    place: int
+
+
+def frame(address: Address, packet: Sequence[Any]) -> bytes:
+    """Header and the arrays' bytes, one after the other. `len` of it is what a link carries."""
+    body = b"".join(np.asarray(part).tobytes() for part in packet)
+    head = (VERSION, *address)
+    check = zlib.crc32(body, zlib.crc32(_HEADER.pack(*head, 0)))
+    return _HEADER.pack(*head, check) + body
+
+
+def address_of(data: bytes) -> Address:
+    """Read and check a frame's header; the whole frame is checked against its sum.
+
+    Raises FrameError for a frame that is truncated, of another version, or altered.
+    """
+    if len(data) < HEADER_BYTES:
+        raise FrameError(f"a frame of {len(data)} bytes is shorter than its header of {HEADER_BYTES}")
+    version, *address, check = _HEADER.unpack_from(data)
+    if version != VERSION:
+        raise FrameError(f"a frame of version {version}; this program speaks version {VERSION}: run the same version everywhere")
+    body = memoryview(data)[HEADER_BYTES:]
+    if zlib.crc32(body, zlib.crc32(_HEADER.pack(version, *address, 0))) != check:
+        raise FrameError(f"the frame {Address(*address)} was altered on its way: its checksum does not match")
+    return Address(*address)
+
+
+def unframe(data: bytes, specs: Sequence[Spec]) -> tuple[np.ndarray, ...]:
+    """The packet's arrays, views of the frame."""
+    sizes = [math.prod(spec.shape) * spec.dtype.itemsize for spec in specs]
+    if HEADER_BYTES + sum(sizes) != len(data):
+        raise FrameError(f"a frame of {len(data)} bytes where {HEADER_BYTES + sum(sizes)} were planned: {address_of(data)}")
+    parts, start = [], HEADER_BYTES
+    for spec, size in zip(specs, sizes, strict=True):
+        parts.append(np.frombuffer(data, spec.dtype, math.prod(spec.shape), start).reshape(spec.shape))
+        start += size
+    return tuple(parts)

@@ -1,0 +1,190 @@
+"""Fabrics that need no other process: `Plan` runs a step on shapes, `Fused` traces it into one program, `Eager` runs it frame by frame."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from locallearn.block import Block
+from locallearn.chain import Fabric, Move
+from locallearn.codec import Context, Spec, blank, nbytes, packet_spec, spec_of
+from locallearn.errors import RuleError
+from locallearn.runtime.endpoint import Endpoint
+from locallearn.runtime.frame import EVALUATE, TRAIN, Address, address_of
+from locallearn.runtime.wiring import Wiring
+from locallearn.traffic import HEADER_BYTES, Channel, Traffic
+
+
+class Planned:
+    """The shape of a value, the block that holds it, and the messages that it waited for, one after the other."""
+
+    __slots__ = ("_hops", "_owner", "_spec")
+
+    def __init__(self, spec: Any, owner: int | None, hops: int = 0):
+        self._spec, self._owner, self._hops = spec, owner, hops
+
+    def __getattr__(self, name: str) -> Planned:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Planned(getattr(self._spec, name), self._owner, self._hops)
+
+
+class Plan(Fabric):
+    """Runs a step on shapes alone: counts what will cross, finds the critical path, and refuses whatever breaks the contract.
+
+    traffic: what the step sends. channels: shape and dtype on each channel. hops: messages on the critical path so far.
+    """
+
+    def __init__(self, wiring: Wiring, training: bool = True):
+        self.wiring, self.placement, self.training = wiring, wiring.placement, training
+        self.traffic = Traffic()
+        self.channels: dict[Channel, Spec] = {}
+        self.hops = 0
+        self._seen: dict[Any, Any] = {}
+
+    def compute(self, i: int, fn: Callable[..., Any], block: Block, *args: Any, **options: Any) -> Planned:
+        """The shape of what `fn` returns; a value of another block among its arguments is an error."""
+        hops = 0
+        for arg in args:
+            if isinstance(arg, Planned):
+                if arg._owner not in (None, i):
+                    raise RuleError(f"block {i} reads a value of block {arg._owner} that was not sent to it by a message")
+                hops = max(hops, arg._hops)
+        specs = [arg._spec if isinstance(arg, Planned) else arg for arg in args]
+        return Planned(self._shape(fn, block, specs, options), i, hops)
+
+    def exchange(self, name: str, moves: Sequence[Move]) -> list[Planned]:
+        """Count each message once."""
+        sent: dict[Channel, int] = {}
+        arrived = []
+        for src, dst, value in moves:
+            if not isinstance(value, Planned) or value._owner not in (None, src):
+                raise RuleError(f"block {src} sends `{name}`, a value that is not its own")
+            channel = self.wiring.channel(name, src, dst)
+            if channel is not None and channel not in sent:
+                sent[channel] = self._count(channel, value._spec)
+            hops = value._hops + (channel is not None)
+            self.hops = max(self.hops, hops)
+            arrived.append(Planned(value._spec, dst, hops))
+        return arrived
+
+    def repeat(self, times: int, body: Callable[[Any, Any], Any], carry: Any) -> Any:
+        """Every round, so that the critical path is exact; shapes already seen cost nothing."""
+        for _ in range(times):
+            carry = body(Planned(Spec((), jnp.int32), None), carry)
+        return carry
+
+    def _count(self, channel: Channel, spec: Any) -> int:
+        if not isinstance(spec, Spec):
+            raise RuleError(f"message `{channel.message}` is {type(spec).__name__}, not one array")
+        if self.channels.setdefault(channel, spec) != spec:
+            raise RuleError(f"message `{channel.message}` has shape {spec} and {self.channels[channel]} on the same link")
+        codec = self.wiring.codecs[channel.message]
+        size = self._cached((codec, spec), lambda: nbytes(packet_spec(codec, spec, self.training)))
+        self.traffic.count(channel.counted(self.training), size)
+        return size
+
+    def _shape(self, fn: Callable[..., Any], block: Block, specs: list[Any], options: dict[str, Any]) -> Any:
+        leaves, tree = jax.tree.flatten(specs)
+        key = (fn, block, tuple(options.items()), tree, tuple(jax.api_util.shaped_abstractify(x) for x in leaves))
+        return self._cached(key, lambda: jax.eval_shape(functools.partial(fn, block, **options), *specs))
+
+    def _cached(self, key: Any, make: Callable[[], Any]) -> Any:
+        if key not in self._seen:
+            self._seen[key] = make()
+        return self._seen[key]
+
+
+class Fused(Fabric):
+    """Traces the rule into the program that calls it: encode and decode are part of the graph.
+
+    memory: (sender, receiver) by channel, traced; read it back after the step.
+    """
+
+    def __init__(self, wiring: Wiring, memory: dict[Channel, Any], context: Context):
+        self.wiring, self.placement = wiring, wiring.placement
+        self.memory, self.context = dict(memory), context
+
+    def compute(self, i: int, fn: Callable[..., Any], block: Block, *args: Any, **options: Any) -> Any:
+        """A plain call."""
+        return fn(block, *args, **options)
+
+    def exchange(self, name: str, moves: Sequence[Move]) -> list[Any]:
+        """Encode and decode what crosses, once for each link."""
+        crossed: dict[Channel | None, Any] = {}
+        arrived = []
+        for src, dst, value in moves:
+            channel = self.wiring.channel(name, src, dst)
+            if channel is not None and channel not in crossed:
+                crossed[channel] = self._cross(channel, value)
+            arrived.append(value if channel is None else crossed[channel])
+        return arrived
+
+    def repeat(self, times: int, body: Callable[[Any, Any], Any], carry: Any) -> Any:
+        """One compiled loop, whatever the number of rounds."""
+
+        def turn(number: Any, both: tuple[Any, dict[Channel, Any]]) -> tuple[Any, dict[Channel, Any]]:
+            carry, self.memory = both[0], dict(both[1])
+            return body(number, carry), self.memory
+
+        carry, self.memory = jax.lax.fori_loop(0, times, turn, (carry, self.memory))
+        return carry
+
+    def _cross(self, channel: Channel, value: Any) -> Any:
+        codec = self.wiring.codecs[channel.message]
+        sender, receiver = self.memory.get(channel) or blank(codec, spec_of(value))
+        packet, sender = codec.encode(value, sender, self.context)
+        value, receiver = codec.decode(packet, receiver, spec_of(value), self.context)
+        if channel in self.memory:
+            self.memory[channel] = sender, receiver
+        return value
+
+
+class Eager(Fabric):
+    """Runs a step message by message in one process, exactly as actors do: real frames, and each shard's programs for itself.
+
+    specs: shape and dtype on each channel, from the plan. traffic: bytes and messages of the frames that were made.
+    """
+
+    def __init__(self, wiring: Wiring, ends: Sequence[Endpoint], specs: Mapping[Channel, Spec], context: Context):
+        self.wiring, self.placement, self.ends = wiring, wiring.placement, ends
+        self.specs, self.context = specs, context
+        self.traffic = Traffic()
+        self._place = 0
+
+    def compute(self, i: int, fn: Callable[..., Any], block: Block, *args: Any, **options: Any) -> Any:
+        """Left for the shard's next program."""
+        return self.ends[self.placement[i]].segments.defer(fn, block, args, options)
+
+    def exchange(self, name: str, moves: Sequence[Move]) -> list[Any]:
+        """All frames leave before the first is opened."""
+        self._place += 1
+        codec, training = self.wiring.codecs[name], self.context.training
+        channels = [self.wiring.channel(name, move.src, move.dst) for move in moves]
+        leaving = {c: move.value for c, move in zip(channels, moves, strict=True) if c is not None}
+        arrived: dict[Channel, Any] = {}
+        for shard, end in enumerate(self.ends):
+            mine = {c: value for c, value in leaving.items() if c.src == shard}
+            packets = [(self._address(c), end.pack(codec, c, value, self.context)) for c, value in mine.items()]
+            for channel, data in zip(mine, end.frames(packets), strict=True):
+                self.traffic.count(channel.counted(training), len(data) - HEADER_BYTES)
+                arrived[channel] = data
+        for channel, data in arrived.items():
+            address_of(data)
+            end = self.ends[channel.dst]
+            arrived[channel] = end.unpack(codec, channel, data, self.specs[channel], self.context)
+        return [move.value if c is None else arrived[c] for c, move in zip(channels, moves, strict=True)]
+
+    def repeat(self, times: int, body: Callable[[Any, Any], Any], carry: Any) -> Any:
+        """Round after round."""
+        for number in range(times):
+            carry = body(np.int32(number), carry)
+        return carry
+
+    def _address(self, channel: Channel) -> Address:
+        return Address(TRAIN if self.context.training else EVALUATE, channel.src, channel.dst, 0, 0, self._place)

@@ -1,0 +1,331 @@
+"""Sessions: a run in progress on one fabric. `training.train` drives any of them in the same way."""
+
+from __future__ import annotations
+
+import abc
+import functools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from locallearn.block import Block
+from locallearn.chain import ABSENT, Chain, Row
+from locallearn.codec import Context
+from locallearn.data.dataset import batches
+from locallearn.rule import Batch, Info, descend, mean, split_batch, step_keys
+from locallearn.runtime.endpoint import Endpoint
+from locallearn.runtime.local import Eager, Fused
+from locallearn.runtime.segments import Segments
+from locallearn.runtime.setup import Setup, Stage
+from locallearn.runtime.wiring import Wiring
+from locallearn.traffic import Traffic
+
+CHUNK = 512
+"""Steps whose indices are handed to the compiled loop at once; the loop runs as many of them as it is told."""
+
+
+class Session(abc.ABC):
+    """A run in progress. Sessions are abstract or final.
+
+    traffic: what was sent so far. compile_seconds: time spent on compiling before the first step of each stage.
+    """
+
+    setup: Setup
+    stage: Stage
+    traffic: Traffic
+    compile_seconds: float = 0.0
+
+    @abc.abstractmethod
+    def enter(self, stage: Stage) -> None:
+        """Begin a stage, with the parameters that the one before it left; compile what it needs."""
+
+    @abc.abstractmethod
+    def advance(self, start: int, stop: int) -> float | None:
+        """Train steps [start, stop) of the stage; the mean loss, where the top block is."""
+
+    @abc.abstractmethod
+    def correct(self, part: Any, lossless: bool) -> int | None:
+        """How many examples of a part of the data are classified right, where the top block is."""
+
+    @abc.abstractmethod
+    def decide(self, choice: int) -> int:
+        """The top's choice, known to every shard."""
+
+    @abc.abstractmethod
+    def snapshot(self) -> list[list[np.ndarray]]:
+        """All arrays of the run, by shard: copies on the host."""
+
+    @abc.abstractmethod
+    def restore(self, shards: Sequence[Sequence[np.ndarray]]) -> None:
+        """Take up the arrays of a snapshot, within the stage that it was taken in."""
+
+
+def training_step(
+    stage: Stage, chains: Sequence[Chain], state: Row, batch: Batch, together: Callable[[list[Any]], list[Any]]
+) -> tuple[Row, Info]:
+    """One step: the rule's own on one chain, or the mean of the gradients of equal microbatches, each on a chain of its own.
+
+    together: runs the microbatches' jobs and returns what they give, in order.
+    """
+    if len(chains) == 1:
+        return stage.rule.step(chains[0], state, batch)
+    parts = split_batch(batch, len(chains))
+    grads, memory, info = zip(
+        *together([functools.partial(stage.rule.gradients, c, state, p) for c, p in zip(chains, parts, strict=True)]),
+        strict=True,
+    )
+    loss = chains[0].at_top(mean, *(part.loss for part in info))
+    return chains[0].map(descend, state, chains[0].map(mean, *grads), memory[-1]), Info(loss)
+
+
+def padded(part: Any, size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """(x, y, index) in batches of one size; what pads the last one has label -1."""
+    for start in range(0, len(part.y), size):
+        index = np.arange(start, start + size, dtype=np.int32)
+        where = np.minimum(index, len(part.y) - 1)
+        yield part.x[where], np.where(index < len(part.y), part.y[where], -1).astype(np.int32), index
+
+
+def count_correct(block: Block, scores: jax.Array, y: jax.Array) -> jax.Array:
+    """How many examples have their label's score highest. scores: [batch, classes]; a label of -1 is padding."""
+    return jnp.sum(jnp.argmax(scores, -1) == y)
+
+
+class FusedSession(Session):
+    """One compiled program for training, one for evaluation; data and state stay on the device."""
+
+    def __init__(self, setup: Setup):
+        self.setup, self.traffic = setup, Traffic()
+        self._state: Row | None = None
+        self._x, self._y = jnp.asarray(setup.split.train.x), jnp.asarray(setup.split.train.y)
+
+    def enter(self, stage: Stage) -> None:
+        """Compile the stage's loop; nothing compiles after that but the evaluations, once each."""
+        begun = time.perf_counter()
+        setup = self.setup
+        self.stage = stage
+        self._step = setup.plan_step(stage).traffic
+        exactly = replace(stage, wiring=stage.lossless)
+        self._evaluation = {False: setup.plan_evaluation(stage).traffic, True: setup.plan_evaluation(exactly).traffic}
+        self._decision = setup.plan_decision(stage).traffic
+        self._state = jax.jit(functools.partial(setup.begin, stage))(before=self._state)
+        self._memory = setup.memory(stage)
+        index = np.zeros((CHUNK, setup.batch), np.int32)
+        keys = np.zeros((CHUNK, 2), np.uint32)
+        args = (self._state, self._memory), self._x, self._y, index, keys, np.int32(0)
+        self._loop = jax.jit(self._steps, donate_argnums=0).lower(*args).compile()
+        self._score = {
+            lossless: jax.jit(functools.partial(self._scored, stage.lossless if lossless else stage.wiring)) for lossless in (False, True)
+        }
+        self.compile_seconds += time.perf_counter() - begun
+
+    def advance(self, start: int, stop: int) -> float:
+        """At most CHUNK steps for each call of the program."""
+        losses = []
+        for first in range(start, stop, CHUNK):
+            losses.append(self._advance(first, min(stop, first + CHUNK)))
+        return float(np.mean(np.concatenate(losses), dtype=np.float64))
+
+    def correct(self, part: Any, lossless: bool) -> int:
+        """Through the deployed codecs, or lossless."""
+        total = 0
+        for x, y, index in padded(part, self.setup.evaluation_batch):
+            total += self._score[lossless](self._state, self._memory[0], x, y, index)
+            self.traffic += self._evaluation[lossless]
+        return int(total)
+
+    def decide(self, choice: int) -> int:
+        """Nobody else to tell, but what telling them costs is counted."""
+        self.traffic += self._decision
+        return choice
+
+    def snapshot(self) -> list[list[np.ndarray]]:
+        """States and channel memories, each with its shard."""
+        return [
+            [np.array(leaf) for leaf in jax.tree.leaves(shard_part(self.stage.wiring, self._state, self._memory, shard))]
+            for shard in range(self.stage.wiring.shards)
+        ]
+
+    def restore(self, shards: Sequence[Sequence[np.ndarray]]) -> None:
+        """The inverse of `snapshot`."""
+        states, memories = [], []
+        for shard, leaves in enumerate(shards):
+            like = shard_part(self.stage.wiring, self._state, self._memory, shard)
+            state, memory = fill(like, leaves)
+            states.append(state)
+            memories.append(memory)
+        self._state = merge_rows(self.stage.wiring.placement, states)
+        self._memory = [
+            {channel: (memories[channel.src][k][0][channel], memories[channel.dst][k][1][channel]) for channel in slot}
+            for k, slot in enumerate(self._memory)
+        ]
+
+    def _advance(self, start: int, stop: int) -> np.ndarray:
+        setup, n = self.setup, stop - start
+        index = np.zeros((CHUNK, setup.batch), np.int32)
+        index[:n] = batches(setup.seed, len(setup.split.train.y), setup.batch, start, stop)
+        keys = step_keys(setup.seed, start, start + CHUNK)
+        carry = self._state, self._memory
+        (self._state, self._memory), losses = self._loop(carry, self._x, self._y, index, keys, np.int32(n))
+        self.traffic += self._step * n
+        return np.asarray(losses[:n])
+
+    def _steps(self, carry: Any, x: Any, y: Any, index: Any, keys: Any, n: Any) -> Any:
+        stage = self.stage
+
+        def one(k: Any, both: Any) -> Any:
+            (state, memory), losses = both
+            i = index[k]
+            fabrics = [Fused(stage.wiring, m, Context(p)) for m, p in zip(memory, jnp.split(i, len(memory)), strict=True)]
+            chains = [Chain(stage.blocks, fabric) for fabric in fabrics]
+            batch = Batch(x[i], y[i], i, keys[k])
+            state, info = training_step(stage, chains, state, batch, lambda jobs: [job() for job in jobs])
+            memory = [fabric.memory for fabric in fabrics]
+            return (state, memory), losses.at[k].set(info.loss.astype(losses.dtype))
+
+        return jax.lax.fori_loop(0, n, one, (carry, jnp.zeros(CHUNK, jnp.float32)))
+
+    def _scored(self, wiring: Wiring, state: Row, memory: Any, x: Any, y: Any, index: Any) -> Any:
+        fabric = Fused(wiring, memory if wiring is self.stage.wiring else {}, Context(index, training=False))
+        chain = Chain(self.stage.blocks, fabric)
+        return chain.at_top(count_correct, self.stage.rule.predict(chain, state, x), y)
+
+
+class EagerSession(Session):
+    """Message by message, with real frames, in one process: what actors do, for debugging and as their oracle."""
+
+    def __init__(self, setup: Setup):
+        self.setup, self.traffic = setup, Traffic()
+        self._state: Row | None = None
+        self._segments: list[Segments] = []
+
+    def enter(self, stage: Stage) -> None:
+        """Programs compile when they are first needed."""
+        self.stage = stage
+        self._decision = self.setup.plan_decision(stage).traffic
+        self._specs = self.setup.plan_step(stage).channels
+        self._state = self.setup.begin(stage, self._state)
+        self._segments = [Segments() for _ in range(stage.wiring.shards)]
+        self._ends = [
+            [Endpoint.of(segments, shard, memory) for shard, segments in enumerate(self._segments)] for memory in self.setup.memory(stage)
+        ]
+
+    @property
+    def compiled(self) -> int:
+        """Programs compiled in this stage so far."""
+        return sum(segments.compiled for segments in self._segments)
+
+    def advance(self, start: int, stop: int) -> float:
+        """Step by step."""
+        setup = self.setup
+        index = batches(setup.seed, len(setup.split.train.y), setup.batch, start, stop)
+        keys = np.asarray(step_keys(setup.seed, start, stop))
+        losses = [self._one(i, key) for i, key in zip(index, keys, strict=True)]
+        return float(np.mean(np.asarray(losses), dtype=np.float64))
+
+    def correct(self, part: Any, lossless: bool) -> int:
+        """Frame by frame."""
+        stage = self.stage
+        wiring = stage.lossless if lossless else stage.wiring
+        specs = self.setup.plan_evaluation(stage).channels
+        total = 0
+        for x, y, index in padded(part, self.setup.evaluation_batch):
+            fabric = Eager(wiring, self._ends[0], specs, Context(index, training=False))
+            chain = Chain(stage.blocks, fabric)
+            count = chain.at_top(count_correct, stage.rule.predict(chain, self._state, x), y)
+            total += int(self._ends[0][-1].segments.force(count))
+            self.traffic += fabric.traffic
+        return total
+
+    def decide(self, choice: int) -> int:
+        """Counted as in every fabric."""
+        self.traffic += self._decision
+        return choice
+
+    def snapshot(self) -> list[list[np.ndarray]]:
+        """As FusedSession's, leaf for leaf."""
+        return [
+            [np.array(leaf) for leaf in jax.tree.leaves(shard_part(self.stage.wiring, self._state, self._memories(), shard))]
+            for shard in range(self.stage.wiring.shards)
+        ]
+
+    def restore(self, shards: Sequence[Sequence[np.ndarray]]) -> None:
+        """The inverse of `snapshot`."""
+        states = []
+        for shard, leaves in enumerate(shards):
+            state, memories = fill(shard_part(self.stage.wiring, self._state, self._memories(), shard), leaves)
+            states.append(state)
+            for slot, (senders, receivers) in zip(self._ends, memories, strict=True):
+                slot[shard].senders.update(senders)
+                slot[shard].receivers.update(receivers)
+        self._state = merge_rows(self.stage.wiring.placement, states)
+
+    def _memories(self) -> list[dict[Any, Any]]:
+        return [{c: (slot[c.src].senders[c], slot[c.dst].receivers[c]) for c in self._specs} for slot in self._ends]
+
+    def _one(self, index: np.ndarray, key: np.ndarray) -> Any:
+        setup, stage = self.setup, self.stage
+        parts = np.split(index, setup.microbatches)
+        fabrics = [Eager(stage.wiring, ends, self._specs, Context(part)) for ends, part in zip(self._ends, parts, strict=True)]
+        chains = [Chain(stage.blocks, fabric) for fabric in fabrics]
+        batch = Batch(setup.split.train.x[index], setup.split.train.y[index], index, key)
+        settle = functools.partial(settle_all, stage.wiring.placement)
+
+        def together(jobs: list[Any]) -> list[Any]:
+            return [settle(ends, job()) for ends, job in zip(self._ends, jobs, strict=True)]
+
+        state, info = training_step(stage, chains, self._state, batch, together)
+        self._state, loss = settle(self._ends[0], (state, info.loss))
+        for fabric in fabrics:
+            self.traffic += fabric.traffic
+        return loss
+
+
+def settle_all(placement: Sequence[int], ends: Sequence[Endpoint], values: Any) -> Any:
+    """Compute what a step left, each shard by itself. What is no row belongs to the top shard."""
+
+    def is_row(value: Any) -> bool:
+        return isinstance(value, Row)
+
+    leaves, tree = jax.tree.flatten(values, is_leaf=is_row)
+    settled = []
+    for shard, end in enumerate(ends):
+        own = [of_shard(placement, leaf, shard) if is_row(leaf) else leaf if end is ends[-1] else ABSENT for leaf in leaves]
+        settled.append(end.settle(tuple(own)))
+    merged = [merge_rows(placement, [part[k] for part in settled]) if is_row(leaf) else settled[-1][k] for k, leaf in enumerate(leaves)]
+    return jax.tree.unflatten(tree, merged)
+
+
+def of_shard(placement: Sequence[int], row: Row, shard: int) -> Row:
+    """The row with only this shard's entries."""
+    return Row(value if s == shard else ABSENT for s, value in zip(placement, row, strict=True))
+
+
+def merge_rows(placement: Sequence[int], rows: Sequence[Row]) -> Row:
+    """The whole row, each entry from its shard's."""
+    return Row(rows[shard][i] for i, shard in enumerate(placement))
+
+
+def shard_part(wiring: Wiring, state: Any, memory: Sequence[Any], shard: int) -> tuple[Row, list[Any]]:
+    """What one shard holds: its states, and for each microbatch its senders and its receivers."""
+    ends = [
+        (
+            {c: both[0] for c, both in sorted(slot.items()) if c.src == shard},
+            {c: both[1] for c, both in sorted(slot.items()) if c.dst == shard},
+        )
+        for slot in memory
+    ]
+    return of_shard(wiring.placement, state, shard), ends
+
+
+def fill(like: Any, leaves: Sequence[np.ndarray]) -> Any:
+    """The tree `like` with other leaves; dtypes that the disk does not know come back as they were."""
+    old, tree = jax.tree.flatten(like)
+    if len(old) != len(leaves) or any(np.shape(a) != np.shape(b) for a, b in zip(old, leaves, strict=False)):
+        raise ValueError("the snapshot does not fit this run: its arrays have other shapes")
+    return jax.tree.unflatten(tree, [np.asarray(b).view(np.dtype(a.dtype)) for a, b in zip(old, leaves, strict=True)])

@@ -1,0 +1,160 @@
+"""Everything that a training needs, resolved: blocks with their optimizers, wiring, data, schedule. No fabric is chosen here."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from locallearn.block import Block
+from locallearn.chain import ABSENT, Chain, Row
+from locallearn.codec import Spec, exact, spec_of
+from locallearn.rule import Batch, Message, Rule, init_state
+from locallearn.runtime.local import Plan, Planned
+from locallearn.runtime.wiring import Wiring, initial_memory
+from locallearn.traffic import Channel, Traffic
+
+EVALUATION_BATCH = 500
+
+CONTROL = {"decision": Message("control", "broadcast", "after each evaluation: go on, keep a snapshot, or stop")}
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """One phase of a run: steps [start, stop) by one rule, in which some of the blocks learn."""
+
+    rule: Rule
+    blocks: tuple[Block, ...]
+    wiring: Wiring
+    start: int
+    stop: int
+
+    @property
+    def control(self) -> Wiring:
+        """The wiring of the decisions of a run."""
+        return Wiring(self.wiring.placement, CONTROL, {"decision": exact()})
+
+    @property
+    def lossless(self) -> Wiring:
+        """The same wiring with every codec `exact`."""
+        return self.wiring._replace(codecs={name: exact() for name in self.wiring.codecs})
+
+    @property
+    def lossy(self) -> bool:
+        """Whether any codec but `exact` is in use across shards."""
+        return self.wiring.shards > 1 and any(codec != exact() for codec in self.wiring.codecs.values())
+
+
+class Split(NamedTuple):
+    """The three parts of the data, each with x: [N, *example_shape] float and y: [N] int32."""
+
+    train: Any
+    validation: Any
+    test: Any
+
+
+class Footprint(NamedTuple):
+    """What one choreography sends: traffic, shapes by channel, and the messages on its critical path."""
+
+    traffic: Traffic
+    channels: dict[Channel, Spec]
+    hops: int
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """A run before it starts. stop_accuracy, stop_bytes: end early at this validation accuracy, or before these bytes are passed."""
+
+    stages: tuple[Stage, ...]
+    split: Split
+    batch: int
+    evaluate_every: int
+    seed: int
+    microbatches: int = 1
+    stop_accuracy: float | None = None
+    stop_bytes: int | None = None
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return self.stages[-1].stop
+
+    @cached_property
+    def evaluation_batch(self) -> int:
+        """Examples in each message of an evaluation; the last one is padded."""
+        return max(1, min(EVALUATION_BATCH, max(len(self.split.validation.y), len(self.split.test.y))))
+
+    def begin(self, stage: Stage, before: Row | None = None) -> Row:
+        """The state at the start of a stage: fresh, or with the parameters that the stage before it left.
+
+        `before` may hold a part of the blocks; so does what comes back.
+        """
+        fresh = init_state(stage.rule, stage.blocks, self.seed)
+        if before is None:
+            return fresh
+        return Row(
+            ABSENT if old is ABSENT else block.state(inherit(new.params, old.params), new.memory)
+            for block, new, old in zip(stage.blocks, fresh, before, strict=True)
+        )
+
+    @functools.cache  # noqa: B019 (a setup lives as long as its run)
+    def plan_step(self, stage: Stage) -> Footprint:
+        """What a training step sends: of all its microbatches together, but for the critical path, which is one's."""
+        part = self._plan(
+            stage,
+            stage.wiring,
+            lambda chain, state, batch: stage.rule.step(chain, state, batch),
+            self.batch // self.microbatches,
+        )
+        return part._replace(traffic=part.traffic * self.microbatches)
+
+    @functools.cache  # noqa: B019
+    def plan_evaluation(self, stage: Stage) -> Footprint:
+        """What the evaluation of one batch sends."""
+        predict = lambda chain, state, batch: stage.rule.predict(chain, state, batch.x)  # noqa: E731
+        return self._plan(stage, stage.wiring, predict, self.evaluation_batch, training=False)
+
+    @functools.cache  # noqa: B019
+    def plan_decision(self, stage: Stage) -> Footprint:
+        """What the decision after an evaluation sends."""
+        plan = Plan(stage.control)
+        Chain(stage.blocks, plan).broadcast("decision", Planned(Spec((1,), jnp.uint8), len(stage.blocks) - 1))
+        return Footprint(plan.traffic, plan.channels, plan.hops)
+
+    def memory(self, stage: Stage) -> list[dict[Channel, tuple[Any, Any]]]:
+        """(sender, receiver) of each channel before the stage, for each microbatch."""
+        channels = self.plan_step(stage).channels
+        return [initial_memory(stage.wiring, channels, self.seed + k) for k in range(self.microbatches)]
+
+    def _plan(self, stage: Stage, wiring: Wiring, choreography: Any, size: int, training: bool = True) -> Footprint:
+        plan = Plan(wiring, training)
+        state = jax.eval_shape(lambda: init_state(stage.rule, stage.blocks, 0))
+        owned = Row(Planned(value, i) for i, value in enumerate(state))
+        choreography(Chain(stage.blocks, plan), owned, self._batch(stage, size))
+        return Footprint(plan.traffic, plan.channels, plan.hops)
+
+    def _batch(self, stage: Stage, size: int) -> Batch:
+        example = spec_of(self.split.train.x)
+        x = Spec((size, *example.shape[1:]), example.dtype)
+        y, index, key = Spec((size,), jnp.int32), Spec((size,), jnp.int32), Spec((2,), jnp.uint32)
+        return Batch(Planned(x, 0), Planned(y, len(stage.blocks) - 1), Planned(index, None), Planned(key, None))
+
+
+def inherit(new: Any, old: Any) -> Any:
+    """`new`, with every array of `old` that has the same name and shape; another rule's heads stay fresh."""
+
+    def name(path: Any) -> str:
+        return jax.tree_util.keystr(path).removeprefix(".block")
+
+    known = {name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(old)}
+
+    def pick(path: Any, leaf: Any) -> Any:
+        found = known.get(name(path))
+        return found if found is not None and np.shape(found) == np.shape(leaf) else leaf
+
+    return jax.tree_util.tree_map_with_path(pick, new)

@@ -1,0 +1,172 @@
+"""The course of a run, the same in every fabric: chunks of steps, evaluations, decisions, snapshots, one event after the other."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Generator, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from locallearn.runtime.session import Session
+from locallearn.runtime.setup import Stage
+from locallearn.traffic import Traffic
+
+GO_ON, KEEP, STOP = range(3)
+"""What the top may decide after an evaluation: go on, keep a snapshot and go on, keep a snapshot and stop."""
+
+PACE_SECONDS = 0.3
+
+
+class Compiled(NamedTuple):
+    """A stage is ready to run."""
+
+    step: int
+    seconds: float
+
+
+class Progress(NamedTuple):
+    """Some steps were trained. loss: their mean, None where the top block is elsewhere."""
+
+    step: int
+    loss: float | None
+
+
+class Evaluated(NamedTuple):
+    """The state of a run after `step` steps. Losses and accuracies are None where the top block is elsewhere.
+
+    seconds: of training and evaluation since the run began, without compiling. traffic: all that was sent so far.
+    """
+
+    step: int
+    seconds: float
+    compile_seconds: float
+    train_loss: float | None
+    accuracy: float | None
+    accuracy_lossless: float | None
+    traffic: Traffic
+
+
+class Snapshot(NamedTuple):
+    """Everything that a run needs to go on from `step`, by shard."""
+
+    step: int
+    seconds: float
+    traffic: Traffic
+    shards: list[list[np.ndarray]]
+
+
+class Finished(NamedTuple):
+    """The run is over. reason: `steps` (all of them), `accuracy`, `bytes` or `diverged`; `stopped` where the top block is elsewhere."""
+
+    step: int
+    reason: str
+    test_accuracy: float | None
+    test_accuracy_lossless: float | None
+    shards: list[list[np.ndarray]]
+    traffic: Traffic
+
+
+Event = Compiled | Progress | Evaluated | Snapshot | Finished
+
+
+def train(session: Session, resume: Snapshot | None = None, keep_seconds: float = 5.0) -> Iterator[Event]:
+    """Run a session to its end, from the beginning or from a snapshot; whoever stops asking for events interrupts it.
+
+    keep_seconds: least time between snapshots.
+    """
+    return _Course(session, keep_seconds).run(resume)
+
+
+class _Course:
+    """One run's clock and counters."""
+
+    def __init__(self, session: Session, keep_seconds: float):
+        self.session, self.setup, self.keep_seconds = session, session.setup, keep_seconds
+        self.seconds, self.kept, self.pace = 0.0, time.perf_counter(), 1
+        self.reason = "steps"
+
+    def run(self, resume: Snapshot | None) -> Iterator[Event]:
+        """Stage after stage."""
+        step = resume.step if resume else 0
+        for stage in self.setup.stages:
+            if step >= stage.stop and stage is not self.setup.stages[-1]:
+                continue
+            self.session.enter(stage)
+            if resume:
+                self.session.restore(resume.shards)
+                self.seconds, self.session.traffic, resume = resume.seconds, resume.traffic, None
+            yield Compiled(step, self.session.compile_seconds)
+            while step < stage.stop and self.reason == "steps":
+                step = yield from self._interval(stage, step)
+        yield self._finish(step)
+
+    def _interval(self, stage: Stage, step: int) -> Generator[Event, None, int]:
+        """Up to the next evaluation, and what is decided there."""
+        every = self.setup.evaluate_every
+        step, loss = yield from self._chunks(step, min(stage.stop, (step // every + 1) * every))
+        started = time.perf_counter()
+        accuracy, lossless = self._accuracies(self.setup.split.validation)
+        decision = self.session.decide(self._choose(stage, step, loss, accuracy))
+        self.seconds += time.perf_counter() - started
+        yield Evaluated(step, self.seconds, self.session.compile_seconds, loss, accuracy, lossless, self.session.traffic)
+        if decision == KEEP:
+            yield Snapshot(step, self.seconds, self.session.traffic, self.session.snapshot())
+        if decision == STOP and self.reason == "steps":
+            self.reason = "stopped"
+        return step
+
+    def _chunks(self, step: int, goal: int) -> Generator[Event, None, tuple[int, float | None]]:
+        """Chunks of about PACE_SECONDS, so that progress shows and an interruption waits for no more than one."""
+        total, begun = 0.0, step
+        loss: float | None = None
+        while step < goal:
+            started = time.perf_counter()
+            stop = min(goal, step + self.pace)
+            loss = self.session.advance(step, stop)
+            elapsed = time.perf_counter() - started
+            self.seconds += elapsed
+            total += (loss or 0.0) * (stop - step)
+            self.pace = max(1, min(4 * self.pace, int((stop - step) * PACE_SECONDS / max(elapsed, 1e-6))))
+            step = stop
+            yield Progress(step, loss)
+        return step, None if loss is None else total / (step - begun)
+
+    def _accuracies(self, part: Any) -> tuple[float | None, float | None]:
+        """Through the deployed codecs, and losslessly."""
+        if not len(part.y):
+            return None, None
+        deployed = self.session.correct(part, lossless=False)
+        lossless = self.session.correct(part, lossless=True) if self.session.stage.lossy else deployed
+        return tuple(None if count is None else count / len(part.y) for count in (deployed, lossless))
+
+    def _choose(self, stage: Stage, step: int, loss: float | None, accuracy: float | None) -> int:
+        """What the top decides; what the others would is never asked for."""
+        setup = self.setup
+        if loss is not None and not math.isfinite(loss):
+            self.reason = "diverged"
+        elif setup.stop_accuracy is not None and accuracy is not None and accuracy >= setup.stop_accuracy:
+            self.reason = "accuracy"
+        elif setup.stop_bytes is not None and self._planned(step + setup.evaluate_every) > setup.stop_bytes:
+            self.reason = "bytes"
+        if self.reason != "steps":
+            return STOP
+        if time.perf_counter() - self.kept < self.keep_seconds or step == setup.steps:
+            return GO_ON
+        self.kept = time.perf_counter()
+        return KEEP
+
+    def _planned(self, step: int) -> int:
+        """Bytes of training up to a step: an upper bound where codecs have variable sizes, exact where they have not."""
+        total = 0
+        for stage in self.setup.stages:
+            steps = max(0, min(step, stage.stop) - stage.start)
+            decisions = -(-steps // self.setup.evaluate_every)
+            total += steps * self.setup.plan_step(stage).traffic.bytes
+            total += decisions * self.setup.plan_decision(stage).traffic.bytes
+        return total
+
+    def _finish(self, step: int) -> Finished:
+        test, lossless = self._accuracies(self.setup.split.test)
+        return Finished(step, self.reason, test, lossless, self.session.snapshot(), self.session.traffic)

@@ -1,0 +1,114 @@
+"""Traffic: what crosses from shard to shard, counted in bytes and messages."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+HEADER_BYTES = 20
+"""Our own frame header: `framed` bytes are the payload and one header for each message."""
+
+ASIDE = ("evaluation", "checkpoint")
+"""Kinds that stand beside the headline and do not count in it."""
+
+
+class Channel(NamedTuple):
+    """One message on one link. src, dst: shards."""
+
+    message: str
+    kind: str
+    src: int
+    dst: int
+
+    def counted(self, training: bool) -> Channel:
+        """As what its messages count: of their own kind in training, else as `evaluation`."""
+        return self if training else self._replace(kind="evaluation")
+
+
+@dataclass
+class Traffic:
+    """Bytes of payload and number of messages by channel. Python integers: they do not overflow."""
+
+    payload: Counter[Channel] = field(default_factory=Counter)
+    messages: Counter[Channel] = field(default_factory=Counter)
+
+    def count(self, channel: Channel, payload: int, messages: int = 1) -> None:
+        """Add messages of `payload` bytes in all."""
+        self.payload[channel] += payload
+        self.messages[channel] += messages
+
+    def __add__(self, other: Traffic) -> Traffic:
+        return Traffic(self.payload + other.payload, self.messages + other.messages)
+
+    def __mul__(self, times: int) -> Traffic:
+        return Traffic(
+            Counter({c: n * times for c, n in self.payload.items()}),
+            Counter({c: n * times for c, n in self.messages.items()}),
+        )
+
+    def framed(self, channel: Channel) -> int:
+        """Bytes of one channel, frame headers included."""
+        return self.payload[channel] + HEADER_BYTES * self.messages[channel]
+
+    @property
+    def training(self) -> list[Channel]:
+        """The channels that the headline counts."""
+        return [channel for channel in self.messages if channel.kind not in ASIDE]
+
+    @property
+    def bytes(self) -> int:
+        """The headline: framed bytes of every kind but evaluation and checkpoint."""
+        return sum(map(self.framed, self.training))
+
+    @property
+    def payload_bytes(self) -> int:
+        """The same without frame headers."""
+        return sum(self.payload[channel] for channel in self.training)
+
+    @property
+    def message_count(self) -> int:
+        """Messages of training."""
+        return sum(self.messages[channel] for channel in self.training)
+
+    def by_kind(self) -> dict[str, int]:
+        """Framed bytes of each kind, evaluation and checkpoint among them."""
+        return _grouped((channel.kind, self.framed(channel)) for channel in self.messages)
+
+    def by_link(self) -> dict[tuple[int, int], int]:
+        """Framed bytes of training on each ordered pair of shards."""
+        return _grouped(((channel.src, channel.dst), self.framed(channel)) for channel in self.training)
+
+    @property
+    def worst_link(self) -> int:
+        """Framed bytes of training on the busiest link."""
+        return max(self.by_link().values(), default=0)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One plain mapping for each channel, in order: for JSON and tables."""
+        return [
+            {
+                **channel._asdict(),
+                "messages": self.messages[channel],
+                "payload": self.payload[channel],
+                "framed": self.framed(channel),
+            }
+            for channel in sorted(self.messages)
+        ]
+
+    @classmethod
+    def of_rows(cls, rows: Iterable[Mapping[str, Any]]) -> Traffic:
+        """The inverse of `rows`."""
+        traffic = cls()
+        for row in rows:
+            channel = Channel(row["message"], row["kind"], row["src"], row["dst"])
+            traffic.count(channel, row["payload"], row["messages"])
+        return traffic
+
+
+def _grouped(pairs: Iterable[tuple[Any, int]]) -> dict[Any, int]:
+    total: Counter[Any] = Counter()
+    for key, amount in pairs:
+        total[key] += amount
+    return dict(sorted(total.items()))
