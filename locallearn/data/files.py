@@ -1,0 +1,90 @@
+"""Where published files are looked for, and the check of every file before any use."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import os
+import zlib
+from pathlib import Path
+
+from locallearn.data.published import PUBLISHED, PublishedFile
+from locallearn.errors import DataError
+
+VARIABLE = "LOCALLEARN_DATA"
+
+
+def home(name: str, folder: str | None = None) -> Path:
+    """Where the files of data set `name` belong, and where a download puts them.
+
+    A subfolder of `folder`, else of the folder in LOCALLEARN_DATA, else of the user's cache; the folder itself if it
+    already has the subfolder's name.
+    """
+    root, subfolder = _root(folder), PUBLISHED[name].folder
+    return root if root.name == subfolder else root / subfolder
+
+
+def locate(name: str, folder: str | None = None) -> Path:
+    """The folder with the files: `home`, or the folder above it if that has more of them."""
+    return max(home(name, folder), _root(folder), key=lambda place: len(present(name, place)))
+
+
+def present(name: str, place: Path) -> list[Path]:
+    """Those files of data set `name`, gzipped or unpacked, that exist in the folder `place`."""
+    found = (_existing(place, file) for file in PUBLISHED[name].files)
+    return [path for path in found if path]
+
+
+def _root(folder: str | None) -> Path:
+    cache = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "locallearn")
+    chosen = folder or os.environ.get(VARIABLE) or cache
+    return Path(os.path.expanduser(chosen)).absolute()
+
+
+def _existing(place: Path, file: PublishedFile) -> Path | None:
+    paths = (place / file.name, place / file.unpacked_name)
+    return next((path for path in paths if os.path.isfile(path)), None)  # False, too, for a forbidden folder
+
+
+def read_published(name: str, folder: str | None = None) -> list[bytes]:
+    """The unpacked contents of all files of data set `name`, in the table's order, once every checksum is right."""
+    place = locate(name, folder)
+    advice = f"set `folder:` or the variable {VARIABLE} to a folder with intact files, or set `download: true`"
+    return [read_verified(place, file, advice) for file in PUBLISHED[name].files]
+
+
+def read_verified(place: Path, file: PublishedFile, advice: str) -> bytes:
+    """The unpacked content of one file in the folder `place`; DataError if it is missing, truncated or altered.
+
+    A file packed again by somebody else is as good as the published one if its content is.
+    """
+    path = _existing(place, file)
+    if path is None:
+        raise DataError(f"{place / file.name}: missing (expected SHA-256 {file.sha256}); {advice}")
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}; {advice}") from error
+    content = raw if path.name == file.unpacked_name else _gunzip(raw, file.unpacked_size)
+    if content is not None and sha256(content) == file.unpacked_sha256:
+        return content
+    packed = path.name == file.name
+    size, checksum = (file.size, file.sha256) if packed else (file.unpacked_size, file.unpacked_sha256)
+    what = f"truncated ({len(raw)} of {size} bytes)" if len(raw) < size else f"altered ({len(raw)} bytes)"
+    raise DataError(f"{path}: {what}: SHA-256 is {sha256(raw)}, expected {checksum}; delete it, then {advice}")
+
+
+def _gunzip(raw: bytes, size: int) -> bytes | None:
+    """What a gzipped file holds, or None if it is damaged or holds more than `size` bytes (never unpacked)."""
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(raw)) as file:
+            content = file.read(size)
+            return content if not file.read(1) else None
+    except (OSError, EOFError, zlib.error):
+        return None
+
+
+def sha256(content: bytes) -> str:
+    """SHA-256 in hex."""
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,83 @@
+"""MNIST and Fashion-MNIST, read from their published files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from locallearn.data.dataset import Arrays, Dataset, limited
+from locallearn.data.fetch import download
+from locallearn.data.files import locate, present, read_published
+from locallearn.data.idx import parse_idx
+from locallearn.data.published import PUBLISHED
+from locallearn.fields import Count
+
+
+@dataclass(frozen=True)
+class _IdxImages:
+    """Images and labels in four IDX files, in the order of the table of published files."""
+
+    name: ClassVar[str]
+    example_shape: ClassVar[tuple[int, ...]] = (28, 28, 1)
+    classes: ClassVar[int] = 10
+
+    folder: str | None = None  # with the files; else the variable LOCALLEARN_DATA, else the user's cache
+    download: bool = False  # fetch missing files
+    limit: Count | None = None  # use only so many training examples, in the classes' proportions
+
+    @property
+    def train_size(self) -> int:
+        """Training examples."""
+        return self.limit or 60000
+
+    @property
+    def test_size(self) -> int:
+        """Test examples."""
+        return 10000
+
+    def source(self) -> str:
+        """The folder where the files are, or are looked for."""
+        return str(locate(self.name, self.folder))
+
+    def available(self) -> bool:
+        """Whether all files exist; their checksums are left to `load`."""
+        place = locate(self.name, self.folder)
+        return len(present(self.name, place)) == len(PUBLISHED[self.name].files)
+
+    def load(self) -> Dataset:
+        """The images, values divided by 255; DataError if a file is missing, truncated or altered."""
+        if self.download and not self.available():
+            download(self.name, self.folder)
+        contents = zip(read_published(self.name, self.folder), PUBLISHED[self.name].files, strict=True)
+        arrays = [parse_idx(content, file.name) for content, file in contents]
+        train = limited(self.name, Arrays(*arrays[:2]), self.limit)
+        return Dataset.of(self.name, _scaled(train), _scaled(Arrays(*arrays[2:])), classes=self.classes)
+
+
+def _scaled(part: Arrays) -> Arrays:
+    return Arrays(part.x[..., None] / np.float32(255), part.y)
+
+
+@dataclass(frozen=True)
+class Mnist(_IdxImages):
+    """MNIST: handwritten digits, 28x28 (LeCun, Cortes and Burges).
+
+    x float32 [28, 28, 1] in 0..1, labels 0 to 9; 60,000 training and 10,000 test images.
+    """
+
+    name: ClassVar[str] = "mnist"
+    licence: ClassVar[str] = "CC BY-SA 3.0"
+
+
+@dataclass(frozen=True)
+class FashionMnist(_IdxImages):
+    """Fashion-MNIST: articles of clothing, 28x28 (Xiao, Rasul and Vollgraf, arXiv 1708.07747).
+
+    x float32 [28, 28, 1] in 0..1, 10 classes (T-shirt, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag,
+    ankle boot); 60,000 training and 10,000 test images.
+    """
+
+    name: ClassVar[str] = "fashion_mnist"
+    licence: ClassVar[str] = "MIT (Zalando SE)"

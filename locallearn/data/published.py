@@ -1,0 +1,106 @@
+"""The table of published files: addresses, sizes and checksums. A data set more is an entry more."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class PublishedFile(NamedTuple):
+    """One gzipped file as its authors published it; `unpacked_*` describe what is in it."""
+
+    name: str
+    size: int  # bytes
+    sha256: str
+    unpacked_size: int
+    unpacked_sha256: str
+
+    @property
+    def unpacked_name(self) -> str:
+        """The file's name without .gz."""
+        return self.name.removesuffix(".gz")
+
+
+class Published(NamedTuple):
+    """The files of one data set; `urls` are folders that hold all of them, the first that answers is used."""
+
+    folder: str
+    urls: tuple[str, ...]
+    files: tuple[PublishedFile, ...]
+
+
+# Images are 16 and labels 8 bytes of IDX header, then one byte a value.
+_TRAIN_IMAGES, _TRAIN_LABELS, _TEST_IMAGES, _TEST_LABELS = 47040016, 60008, 7840016, 10008
+
+PUBLISHED = {
+    "mnist": Published(
+        folder="mnist",
+        urls=(
+            "https://ossci-datasets.s3.amazonaws.com/mnist/",
+            "https://storage.googleapis.com/cvdf-datasets/mnist/",
+        ),
+        files=(
+            PublishedFile(
+                "train-images-idx3-ubyte.gz",
+                9912422,
+                "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+                _TRAIN_IMAGES,
+                "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+            ),
+            PublishedFile(
+                "train-labels-idx1-ubyte.gz",
+                28881,
+                "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+                _TRAIN_LABELS,
+                "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+            ),
+            PublishedFile(
+                "t10k-images-idx3-ubyte.gz",
+                1648877,
+                "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+                _TEST_IMAGES,
+                "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+            ),
+            PublishedFile(
+                "t10k-labels-idx1-ubyte.gz",
+                4542,
+                "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+                _TEST_LABELS,
+                "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+            ),
+        ),
+    ),
+    "fashion_mnist": Published(
+        folder="fashion-mnist",
+        urls=("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",),
+        files=(
+            PublishedFile(
+                "train-images-idx3-ubyte.gz",
+                26421880,
+                "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+                _TRAIN_IMAGES,
+                "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+            ),
+            PublishedFile(
+                "train-labels-idx1-ubyte.gz",
+                29515,
+                "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+                _TRAIN_LABELS,
+                "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+            ),
+            PublishedFile(
+                "t10k-images-idx3-ubyte.gz",
+                4422102,
+                "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+                _TEST_IMAGES,
+                "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+            ),
+            PublishedFile(
+                "t10k-labels-idx1-ubyte.gz",
+                5148,
+                "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+                _TEST_LABELS,
+                "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+            ),
+        ),
+    ),
+}
