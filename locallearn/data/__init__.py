@@ -1,0 +1,54 @@
+"""Data sets: embedded, generated, or read from published files; `DATASETS` names them all."""
+
+from __future__ import annotations
+
+from locallearn.data.dataset import Arrays, Dataset, Split, batches, order, split
+from locallearn.data.fashion14 import Fashion14
+from locallearn.data.fetch import download
+from locallearn.data.images import FashionMnist, Mnist
+from locallearn.data.source import Source
+from locallearn.data.strokes import Strokes1d
+
+# Name in YAML -> class. A data set more is a line more.
+DATASETS: dict[str, type[Source]] = {
+    "strokes1d": Strokes1d,
+    "fashion14": Fashion14,
+    "fashion_mnist": FashionMnist,
+    "mnist": Mnist,
+}
+
+
+def describe() -> list[dict[str, object]]:
+    """One dictionary for each data set with its default settings, for a table; nothing is loaded.
+
+    Keys: name, summary, shape, classes, train and test (numbers of examples), source, available, licence.
+    """
+    return [_description(cls()) for cls in DATASETS.values()]
+
+
+def _description(data: Source) -> dict[str, object]:
+    return {
+        "name": data.name,
+        "summary": (type(data).__doc__ or "").partition("\n")[0],
+        "shape": data.example_shape,
+        "classes": data.classes,
+        "train": data.train_size,
+        "test": data.test_size,
+        "source": data.source(),
+        "available": data.available(),
+        "licence": data.licence,
+    }
+
+
+__all__ = [
+    "DATASETS",
+    "Arrays",
+    "Dataset",
+    "Source",
+    "Split",
+    "batches",
+    "describe",
+    "download",
+    "order",
+    "split",
+]
