@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from locallearn.block import Block
-from locallearn.chain import Fabric, Move
-from locallearn.codec import Context, Spec, blank, nbytes, packet_spec, spec_of
+from locallearn.chain import ABSENT, Fabric, Move
+from locallearn.codec import Codec, Context, Spec, blank, nbytes, packet_spec, spec_of
 from locallearn.errors import RuleError
 from locallearn.runtime.endpoint import Endpoint
-from locallearn.runtime.frame import EVALUATE, TRAIN, Address, address_of
+from locallearn.runtime.frame import Address, address_of
 from locallearn.runtime.wiring import Wiring
 from locallearn.traffic import HEADER_BYTES, Channel, Traffic
 
@@ -145,39 +146,48 @@ class Fused(Fabric):
         return value
 
 
-class Eager(Fabric):
-    """Runs a step message by message in one process, exactly as actors do: real frames, and each shard's programs for itself.
+class Framed(Fabric):
+    """A fabric that makes real frames, for the shards that this process holds; who carries the frames is left open.
 
-    specs: shape and dtype on each channel, from the plan. traffic: bytes and messages of the frames that were made.
+    ends: this process's shards. specs: shape and dtype on each channel, from the plan. stream: (numbering, step, microbatch).
+    traffic: bytes and messages of the frames that left.
     """
 
-    def __init__(self, wiring: Wiring, ends: Sequence[Endpoint], specs: Mapping[Channel, Spec], context: Context):
+    def __init__(
+        self,
+        wiring: Wiring,
+        ends: Mapping[int, Endpoint],
+        specs: Mapping[Channel, Spec],
+        context: Context,
+        stream: tuple[int, int, int],
+    ):
         self.wiring, self.placement, self.ends = wiring, wiring.placement, ends
-        self.specs, self.context = specs, context
+        self.specs, self.context, self.stream = specs, context, stream
         self.traffic = Traffic()
         self._place = 0
 
+    @abc.abstractmethod
+    def post(self, address: Address, data: bytes) -> None:
+        """Send a frame on its way."""
+
+    @abc.abstractmethod
+    def take(self, address: Address, channel: Channel) -> bytes:
+        """Wait for exactly this frame."""
+
     def compute(self, i: int, fn: Callable[..., Any], block: Block, *args: Any, **options: Any) -> Any:
-        """Left for the shard's next program."""
-        return self.ends[self.placement[i]].segments.defer(fn, block, args, options)
+        """Left for the shard's next program, if the shard is here."""
+        end = self.ends.get(self.placement[i])
+        return ABSENT if end is None else end.segments.defer(fn, block, args, options)
 
     def exchange(self, name: str, moves: Sequence[Move]) -> list[Any]:
-        """All frames leave before the first is opened."""
+        """All frames leave before the first is waited for."""
         self._place += 1
-        codec, training = self.wiring.codecs[name], self.context.training
+        codec = self.wiring.codecs[name]
         channels = [self.wiring.channel(name, move.src, move.dst) for move in moves]
-        leaving = {c: move.value for c, move in zip(channels, moves, strict=True) if c is not None}
-        arrived: dict[Channel, Any] = {}
-        for shard, end in enumerate(self.ends):
-            mine = {c: value for c, value in leaving.items() if c.src == shard}
-            packets = [(self._address(c), end.pack(codec, c, value, self.context)) for c, value in mine.items()]
-            for channel, data in zip(mine, end.frames(packets), strict=True):
-                self.traffic.count(channel.counted(training), len(data) - HEADER_BYTES)
-                arrived[channel] = data
-        for channel, data in arrived.items():
-            address_of(data)
-            end = self.ends[channel.dst]
-            arrived[channel] = end.unpack(codec, channel, data, self.specs[channel], self.context)
+        crossing = {c: move.value for c, move in zip(channels, moves, strict=True) if c is not None}
+        for shard, end in self.ends.items():
+            self._send(codec, end, {c: value for c, value in crossing.items() if c.src == shard})
+        arrived = {c: self._receive(codec, c) if c.dst in self.ends else ABSENT for c in crossing}
         return [move.value if c is None else arrived[c] for c, move in zip(channels, moves, strict=True)]
 
     def repeat(self, times: int, body: Callable[[Any, Any], Any], carry: Any) -> Any:
@@ -186,5 +196,34 @@ class Eager(Fabric):
             carry = body(np.int32(number), carry)
         return carry
 
+    def _send(self, codec: Codec, end: Endpoint, leaving: Mapping[Channel, Any]) -> None:
+        if not leaving:
+            return
+        packets = [(self._address(c), end.pack(codec, c, value, self.context)) for c, value in leaving.items()]
+        for (address, _), channel, data in zip(packets, leaving, end.frames(packets), strict=True):
+            self.traffic.count(channel.counted(self.context.training), len(data) - HEADER_BYTES)
+            self.post(address, data)
+
+    def _receive(self, codec: Codec, channel: Channel) -> Any:
+        data = self.take(self._address(channel), channel)
+        return self.ends[channel.dst].unpack(codec, channel, data, self.specs[channel], self.context)
+
     def _address(self, channel: Channel) -> Address:
-        return Address(TRAIN if self.context.training else EVALUATE, channel.src, channel.dst, 0, 0, self._place)
+        numbering, step, micro = self.stream
+        return Address(numbering, channel.src, channel.dst, micro, step, self._place)
+
+
+class Eager(Framed):
+    """Runs a step message by message in one process, exactly as actors do: real frames, and each shard's programs for itself."""
+
+    def __init__(self, *args: Any):
+        super().__init__(*args)
+        self._frames: dict[Address, bytes] = {}
+
+    def post(self, address: Address, data: bytes) -> None:
+        """Into the drawer from which the receiver takes it."""
+        self._frames[address_of(data)] = data
+
+    def take(self, address: Address, channel: Channel) -> bytes:
+        """Out of the drawer."""
+        return self._frames.pop(address)

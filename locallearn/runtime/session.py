@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,15 +15,17 @@ import numpy as np
 
 from locallearn.block import Block
 from locallearn.chain import ABSENT, Chain, Row
-from locallearn.codec import Context
+from locallearn.codec import Context, Spec
 from locallearn.data.dataset import batches
 from locallearn.rule import Batch, Info, descend, mean, split_batch, step_keys
 from locallearn.runtime.endpoint import Endpoint
-from locallearn.runtime.local import Eager, Fused
+from locallearn.runtime.frame import CONTROL, EVALUATE, TRAIN
+from locallearn.runtime.local import Eager, Framed, Fused
+from locallearn.runtime.parts import fill, merge_rows, settle_all, shard_part
 from locallearn.runtime.segments import Segments
 from locallearn.runtime.setup import Setup, Stage
 from locallearn.runtime.wiring import Wiring
-from locallearn.traffic import Traffic
+from locallearn.traffic import Channel, Traffic
 
 CHUNK = 512
 """Steps whose indices are handed to the compiled loop at once; the loop runs as many of them as it is told."""
@@ -153,12 +155,10 @@ class FusedSession(Session):
 
     def restore(self, shards: Sequence[Sequence[np.ndarray]]) -> None:
         """The inverse of `snapshot`."""
-        states, memories = [], []
+        states, memories = {}, {}
         for shard, leaves in enumerate(shards):
             like = shard_part(self.stage.wiring, self._state, self._memory, shard)
-            state, memory = fill(like, leaves)
-            states.append(state)
-            memories.append(memory)
+            states[shard], memories[shard] = fill(like, leaves)
         self._state = merge_rows(self.stage.wiring.placement, states)
         self._memory = [
             {channel: (memories[channel.src][k][0][channel], memories[channel.dst][k][1][channel]) for channel in slot}
@@ -196,136 +196,144 @@ class FusedSession(Session):
         return chain.at_top(count_correct, self.stage.rule.predict(chain, state, x), y)
 
 
-class EagerSession(Session):
-    """Message by message, with real frames, in one process: what actors do, for debugging and as their oracle."""
+class FramedSession(Session):
+    """A session that trains step by step with real frames; what differs is who carries them.
 
-    def __init__(self, setup: Setup):
-        self.setup, self.traffic = setup, Traffic()
+    shards: those that this process holds.
+    """
+
+    def __init__(self, setup: Setup, shards: Sequence[int]):
+        self.setup, self.shards, self.traffic = setup, tuple(shards), Traffic()
         self._state: Row | None = None
-        self._segments: list[Segments] = []
+        self._segments: dict[int, Segments] = {}
+        self._asides = 0
+
+    @abc.abstractmethod
+    def fabric(self, wiring: Wiring, slot: int, specs: Mapping[Channel, Spec], context: Context, stream: tuple[int, int]) -> Framed:
+        """The fabric of one choreography. slot: of the microbatch. stream: (which numbering of frames, step)."""
 
     def enter(self, stage: Stage) -> None:
         """Programs compile when they are first needed."""
         self.stage = stage
-        self._decision = self.setup.plan_decision(stage).traffic
         self._specs = self.setup.plan_step(stage).channels
-        self._state = self.setup.begin(stage, self._state)
-        self._segments = [Segments() for _ in range(stage.wiring.shards)]
+        self._state = self.setup.begin(stage, self._state, self._mine)
+        self._segments = {shard: Segments() for shard in self.shards}
         self._ends = [
-            [Endpoint.of(segments, shard, memory) for shard, segments in enumerate(self._segments)] for memory in self.setup.memory(stage)
+            {shard: Endpoint.of(segments, shard, memory) for shard, segments in self._segments.items()}
+            for memory in self.setup.memory(stage)
         ]
 
     @property
     def compiled(self) -> int:
         """Programs compiled in this stage so far."""
-        return sum(segments.compiled for segments in self._segments)
+        return sum(segments.compiled for segments in self._segments.values())
 
-    def advance(self, start: int, stop: int) -> float:
+    def advance(self, start: int, stop: int) -> float | None:
         """Step by step."""
         setup = self.setup
         index = batches(setup.seed, len(setup.split.train.y), setup.batch, start, stop)
         keys = np.asarray(step_keys(setup.seed, start, stop))
-        losses = [self._one(i, key) for i, key in zip(index, keys, strict=True)]
-        return float(np.mean(np.asarray(losses), dtype=np.float64))
+        losses = [self._one(start + k, i, key) for k, (i, key) in enumerate(zip(index, keys, strict=True))]
+        return float(np.mean(np.asarray(losses), dtype=np.float64)) if self._top else None
 
-    def correct(self, part: Any, lossless: bool) -> int:
+    def correct(self, part: Any, lossless: bool) -> int | None:
         """Frame by frame."""
         stage = self.stage
         wiring = stage.lossless if lossless else stage.wiring
         specs = self.setup.plan_evaluation(stage).channels
         total = 0
         for x, y, index in padded(part, self.setup.evaluation_batch):
-            fabric = Eager(wiring, self._ends[0], specs, Context(index, training=False))
+            fabric = self._aside(wiring, specs, Context(index, training=False), EVALUATE)
             chain = Chain(stage.blocks, fabric)
-            count = chain.at_top(count_correct, stage.rule.predict(chain, self._state, x), y)
-            total += int(self._ends[0][-1].segments.force(count))
+            scores = stage.rule.predict(chain, self._state, x if self._bottom else ABSENT)
+            count = chain.at_top(count_correct, scores, y if self._top else ABSENT)
+            total += int(self._force(count)) if self._top else 0
             self.traffic += fabric.traffic
-        return total
+        return total if self._top else None
 
     def decide(self, choice: int) -> int:
-        """Counted as in every fabric."""
-        self.traffic += self._decision
-        return choice
+        """The top's choice, broadcast in frames of their own kind."""
+        stage = self.stage
+        fabric = self._aside(stage.control, self.setup.plan_decision(stage).channels, Context(np.zeros(1, np.int32)), CONTROL)
+        value = np.array([choice], np.uint8) if self._top else ABSENT
+        row = Chain(stage.blocks, fabric).broadcast("decision", value)
+        self.traffic += fabric.traffic
+        here = next(i for i, shard in enumerate(stage.wiring.placement) if shard == self.shards[-1])
+        return int(np.asarray(self._force(row[here]))[0])
 
     def snapshot(self) -> list[list[np.ndarray]]:
-        """As FusedSession's, leaf for leaf."""
+        """As FusedSession's, leaf for leaf, of the shards that are here."""
         return [
             [np.array(leaf) for leaf in jax.tree.leaves(shard_part(self.stage.wiring, self._state, self._memories(), shard))]
-            for shard in range(self.stage.wiring.shards)
+            for shard in self.shards
         ]
 
     def restore(self, shards: Sequence[Sequence[np.ndarray]]) -> None:
         """The inverse of `snapshot`."""
-        states = []
-        for shard, leaves in enumerate(shards):
-            state, memories = fill(shard_part(self.stage.wiring, self._state, self._memories(), shard), leaves)
-            states.append(state)
+        states = {}
+        for shard, leaves in zip(self.shards, shards, strict=True):
+            like = shard_part(self.stage.wiring, self._state, self._memories(), shard)
+            states[shard], memories = fill(like, leaves)
             for slot, (senders, receivers) in zip(self._ends, memories, strict=True):
                 slot[shard].senders.update(senders)
                 slot[shard].receivers.update(receivers)
         self._state = merge_rows(self.stage.wiring.placement, states)
 
-    def _memories(self) -> list[dict[Any, Any]]:
-        return [{c: (slot[c.src].senders[c], slot[c.dst].receivers[c]) for c in self._specs} for slot in self._ends]
+    def together(self, jobs: list[Callable[[], Any]]) -> list[Any]:
+        """The microbatches' jobs, one after the other; each is computed to its end."""
+        return [job() for job in jobs]
 
-    def _one(self, index: np.ndarray, key: np.ndarray) -> Any:
-        setup, stage = self.setup, self.stage
-        parts = np.split(index, setup.microbatches)
-        fabrics = [Eager(stage.wiring, ends, self._specs, Context(part)) for ends, part in zip(self._ends, parts, strict=True)]
+    @property
+    def _bottom(self) -> bool:
+        return self.shards[0] == 0
+
+    @property
+    def _top(self) -> bool:
+        return self.shards[-1] == self.stage.wiring.shards - 1
+
+    def _mine(self, block: int) -> bool:
+        return self.stage.wiring.placement[block] in self.shards
+
+    def _force(self, value: Any) -> Any:
+        return self._ends[0][self.shards[-1]].segments.force(value)
+
+    def _memories(self) -> list[dict[Channel, tuple[Any, Any]]]:
+        def ends(slot: dict[int, Endpoint], channel: Channel) -> tuple[Any, Any]:
+            src, dst = slot.get(channel.src), slot.get(channel.dst)
+            return src.senders[channel] if src else None, dst.receivers[channel] if dst else None
+
+        return [{channel: ends(slot, channel) for channel in self._specs} for slot in self._ends]
+
+    def _aside(self, wiring: Wiring, specs: Mapping[Channel, Spec], context: Context, stream: int) -> Framed:
+        """The fabric of a choreography beside training; each has a number, the same in every process."""
+        self._asides += 1
+        return self.fabric(wiring, 0, specs, context, (stream, self._asides))
+
+    def _one(self, step: int, index: np.ndarray, key: np.ndarray) -> Any:
+        setup, stage, placement = self.setup, self.stage, self.stage.wiring.placement
+        contexts = [Context(part) for part in np.split(index, setup.microbatches)]
+        fabrics = [self.fabric(stage.wiring, k, self._specs, c, (TRAIN, step)) for k, c in enumerate(contexts)]
         chains = [Chain(stage.blocks, fabric) for fabric in fabrics]
-        batch = Batch(setup.split.train.x[index], setup.split.train.y[index], index, key)
-        settle = functools.partial(settle_all, stage.wiring.placement)
+        x = setup.split.train.x[index] if self._bottom else ABSENT
+        y = setup.split.train.y[index] if self._top else ABSENT
 
-        def together(jobs: list[Any]) -> list[Any]:
-            return [settle(ends, job()) for ends, job in zip(self._ends, jobs, strict=True)]
+        def settled(jobs: list[Callable[[], Any]]) -> list[Any]:
+            pairs = zip(self._ends, jobs, strict=True)
+            return self.together([lambda ends=ends, job=job: settle_all(placement, ends, job()) for ends, job in pairs])
 
-        state, info = training_step(stage, chains, self._state, batch, together)
-        self._state, loss = settle(self._ends[0], (state, info.loss))
+        state, info = training_step(stage, chains, self._state, Batch(x, y, index, key), settled)
+        self._state, loss = settle_all(placement, self._ends[0], (state, info.loss))
         for fabric in fabrics:
             self.traffic += fabric.traffic
         return loss
 
 
-def settle_all(placement: Sequence[int], ends: Sequence[Endpoint], values: Any) -> Any:
-    """Compute what a step left, each shard by itself. What is no row belongs to the top shard."""
+class EagerSession(FramedSession):
+    """Message by message, with real frames, in one process: what actors do, for debugging and as their oracle."""
 
-    def is_row(value: Any) -> bool:
-        return isinstance(value, Row)
+    def __init__(self, setup: Setup):
+        super().__init__(setup, range(setup.stages[0].wiring.shards))
 
-    leaves, tree = jax.tree.flatten(values, is_leaf=is_row)
-    settled = []
-    for shard, end in enumerate(ends):
-        own = [of_shard(placement, leaf, shard) if is_row(leaf) else leaf if end is ends[-1] else ABSENT for leaf in leaves]
-        settled.append(end.settle(tuple(own)))
-    merged = [merge_rows(placement, [part[k] for part in settled]) if is_row(leaf) else settled[-1][k] for k, leaf in enumerate(leaves)]
-    return jax.tree.unflatten(tree, merged)
-
-
-def of_shard(placement: Sequence[int], row: Row, shard: int) -> Row:
-    """The row with only this shard's entries."""
-    return Row(value if s == shard else ABSENT for s, value in zip(placement, row, strict=True))
-
-
-def merge_rows(placement: Sequence[int], rows: Sequence[Row]) -> Row:
-    """The whole row, each entry from its shard's."""
-    return Row(rows[shard][i] for i, shard in enumerate(placement))
-
-
-def shard_part(wiring: Wiring, state: Any, memory: Sequence[Any], shard: int) -> tuple[Row, list[Any]]:
-    """What one shard holds: its states, and for each microbatch its senders and its receivers."""
-    ends = [
-        (
-            {c: both[0] for c, both in sorted(slot.items()) if c.src == shard},
-            {c: both[1] for c, both in sorted(slot.items()) if c.dst == shard},
-        )
-        for slot in memory
-    ]
-    return of_shard(wiring.placement, state, shard), ends
-
-
-def fill(like: Any, leaves: Sequence[np.ndarray]) -> Any:
-    """The tree `like` with other leaves; dtypes that the disk does not know come back as they were."""
-    old, tree = jax.tree.flatten(like)
-    if len(old) != len(leaves) or any(np.shape(a) != np.shape(b) for a, b in zip(old, leaves, strict=False)):
-        raise ValueError("the snapshot does not fit this run: its arrays have other shapes")
-    return jax.tree.unflatten(tree, [np.asarray(b).view(np.dtype(a.dtype)) for a, b in zip(old, leaves, strict=True)])
+    def fabric(self, wiring: Wiring, slot: int, specs: Mapping[Channel, Spec], context: Context, stream: tuple[int, int]) -> Framed:
+        """Every shard is here."""
+        return Eager(wiring, self._ends[slot], specs, context, (*stream, slot))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ import numpy as np
 from locallearn.block import Block
 from locallearn.chain import ABSENT, Chain, Row
 from locallearn.codec import Spec, exact, spec_of
-from locallearn.rule import Batch, Message, Rule, init_state
+from locallearn.rule import Batch, Message, Rule, block_keys, init_state
 from locallearn.runtime.local import Plan, Planned
 from locallearn.runtime.wiring import Wiring, initial_memory
 from locallearn.traffic import Channel, Traffic
@@ -89,18 +90,17 @@ class Setup:
         """Examples in each message of an evaluation; the last one is padded."""
         return max(1, min(EVALUATION_BATCH, max(len(self.split.validation.y), len(self.split.test.y))))
 
-    def begin(self, stage: Stage, before: Row | None = None) -> Row:
-        """The state at the start of a stage: fresh, or with the parameters that the stage before it left.
+    def begin(self, stage: Stage, before: Row | None = None, mine: Callable[[int], bool] = lambda block: True) -> Row:
+        """The state at the start of a stage, of the blocks that are `mine`: fresh, or with the parameters that `before` ends with."""
+        keys = block_keys(self.seed, len(stage.blocks))
 
-        `before` may hold a part of the blocks; so does what comes back.
-        """
-        fresh = init_state(stage.rule, stage.blocks, self.seed)
-        if before is None:
-            return fresh
-        return Row(
-            ABSENT if old is ABSENT else block.state(inherit(new.params, old.params), new.memory)
-            for block, new, old in zip(stage.blocks, fresh, before, strict=True)
-        )
+        def start(i: int, block: Block) -> Any:
+            if not mine(i):
+                return ABSENT
+            fresh = stage.rule.init(block, keys[i])
+            return fresh if before is None else block.state(inherit(fresh.params, before[i].params), fresh.memory)
+
+        return Row(start(i, block) for i, block in enumerate(stage.blocks))
 
     @functools.cache  # noqa: B019 (a setup lives as long as its run)
     def plan_step(self, stage: Stage) -> Footprint:

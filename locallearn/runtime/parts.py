@@ -1,0 +1,65 @@
+"""What belongs to which shard: taking a run's arrays apart by shard, and putting them together again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from locallearn.chain import ABSENT, Row
+from locallearn.runtime.endpoint import Endpoint
+from locallearn.runtime.wiring import Wiring
+
+
+def settle_all(placement: Sequence[int], ends: Mapping[int, Endpoint], values: Any) -> Any:
+    """Compute what a step left, each shard that is here by itself. What is no row belongs to the top shard."""
+
+    def is_row(value: Any) -> bool:
+        return isinstance(value, Row)
+
+    def own(value: Any, shard: int) -> Any:
+        if is_row(value):
+            return of_shard(placement, value, shard)
+        return value if shard == placement[-1] else ABSENT
+
+    leaves, tree = jax.tree.flatten(values, is_leaf=is_row)
+    settled = {shard: end.settle(tuple(own(leaf, shard) for leaf in leaves)) for shard, end in ends.items()}
+
+    def merged(k: int) -> Any:
+        if is_row(leaves[k]):
+            return merge_rows(placement, {shard: part[k] for shard, part in settled.items()})
+        return settled[placement[-1]][k] if placement[-1] in settled else ABSENT
+
+    return jax.tree.unflatten(tree, [merged(k) for k in range(len(leaves))])
+
+
+def of_shard(placement: Sequence[int], row: Row, shard: int) -> Row:
+    """The row with only this shard's entries."""
+    return Row(value if s == shard else ABSENT for s, value in zip(placement, row, strict=True))
+
+
+def merge_rows(placement: Sequence[int], rows: Mapping[int, Row]) -> Row:
+    """One row from the shards' rows, absent where a shard is not here."""
+    return Row(rows[shard][i] if shard in rows else ABSENT for i, shard in enumerate(placement))
+
+
+def shard_part(wiring: Wiring, state: Any, memory: Sequence[Any], shard: int) -> tuple[Row, list[Any]]:
+    """What one shard holds: its states, and for each microbatch its senders and its receivers."""
+    ends = [
+        (
+            {c: both[0] for c, both in sorted(slot.items()) if c.src == shard},
+            {c: both[1] for c, both in sorted(slot.items()) if c.dst == shard},
+        )
+        for slot in memory
+    ]
+    return of_shard(wiring.placement, state, shard), ends
+
+
+def fill(like: Any, leaves: Sequence[np.ndarray]) -> Any:
+    """The tree `like` with other leaves; dtypes that the disk does not know come back as they were."""
+    old, tree = jax.tree.flatten(like)
+    if len(old) != len(leaves) or any(np.shape(a) != np.shape(b) for a, b in zip(old, leaves, strict=False)):
+        raise ValueError("the snapshot does not fit this run: its arrays have other shapes")
+    return jax.tree.unflatten(tree, [np.asarray(b).view(np.dtype(a.dtype)) for a, b in zip(old, leaves, strict=True)])
