@@ -31,7 +31,8 @@ class Block:
     follows: normalisation, activation, pooling. A composite module (residual, transformer) defines `__call__` alone; `composite` is then
     true and `pre` and `post` are not to be used. Two blocks are never equal: compiled programs are kept for each.
 
-    in_shape: shape of one example at the input. build: makes the module from `nnx.Rngs`.
+    in_shape: shape of one example at the input. build: makes the module from `nnx.Rngs`. classes: what the top block tells apart; local
+    heads below it need the number.
     """
 
     build: Callable[[nnx.Rngs], nnx.Module]
@@ -40,6 +41,7 @@ class Block:
     count: int = 1
     tx: optax.GradientTransformation | None = None
     learns: bool = True
+    classes: int = 0
 
     @property
     def bottom(self) -> bool:

@@ -86,7 +86,7 @@ class MLP:
         """One block for each layer. The lowest takes examples of `example_shape`, flattened."""
         count = len(self.widths) - 1
         shapes = [example_shape, *((n,) for n in self.widths[1:-1])]
-        return [Block(self._builder(i, i == count - 1), shapes[i], i, count) for i in range(count)]
+        return [Block(self._builder(i, i == count - 1), shapes[i], i, count, classes=self.widths[-1]) for i in range(count)]
 
     def _builder(self, i: int, top: bool) -> Callable[[nnx.Rngs], nnx.Module]:
         n_in, n_out = self.widths[i], self.widths[i + 1]

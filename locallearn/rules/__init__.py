@@ -1,7 +1,13 @@
 """Learning rules by name. One file and one line here add a rule: the schema, the command line and the tests pick it up."""
 
 from locallearn.rules.backprop import Backprop
+from locallearn.rules.direct_feedback import DirectFeedback
+from locallearn.rules.feedback_alignment import FeedbackAlignment
+from locallearn.rules.mono_forward import MonoForward
 
 RULES: dict[str, type] = {
     "backprop": Backprop,
+    "feedback_alignment": FeedbackAlignment,
+    "direct_feedback": DirectFeedback,
+    "mono_forward": MonoForward,
 }
