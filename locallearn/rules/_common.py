@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from locallearn.block import Block
+from locallearn.block import Block, State
 
 
 class Top(NamedTuple):
@@ -25,3 +26,37 @@ def cross_entropy(h: jax.Array, y: jax.Array) -> jax.Array:
 def output_error(block: Block, h: jax.Array, y: jax.Array) -> Top:
     """The loss, and e_out = (softmax(h) - onehot(y)) / batch."""
     return Top(*jax.value_and_grad(cross_entropy)(h, y))
+
+
+class WithHead(NamedTuple):
+    """The parameters of a block and those of its local head, which one optimizer trains together."""
+
+    block: Any
+    head: Any
+
+
+class Local(NamedTuple):
+    """A block's own loss, and its gradient by the block's own parameters."""
+
+    loss: jax.Array
+    grads: Any
+
+
+def forward_body(block: Block, state: State, x: jax.Array) -> jax.Array:
+    """The block's output, where its parameters are a `WithHead`."""
+    return block.apply(state.params.block, x)
+
+
+def flat(h: jax.Array) -> jax.Array:
+    """What a local head sees. h: [batch, ...] -> [batch, n]."""
+    return h.reshape(h.shape[0], -1)
+
+
+def label(block: Block, y: jax.Array) -> jax.Array:
+    """Labels as they cross: one byte each, up to 256 classes."""
+    return y.astype(jnp.uint8 if block.classes <= 256 else jnp.int32)
+
+
+def head_key(key: jax.Array) -> jax.Array:
+    """The key of a block's head; the block itself begins as under every other rule."""
+    return jax.random.fold_in(key, 0x4EAD)
