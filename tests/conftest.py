@@ -1,0 +1,144 @@
+"""What every test shares: the CPU, no network, and runs small enough to compile in about a second."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import ipaddress
+import socket
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from locallearn.codec import build
+from locallearn.data.dataset import Arrays
+from locallearn.models import MLP
+from locallearn.rules import RULES
+from locallearn.runtime.setup import Setup, Split, Stage
+from locallearn.runtime.wiring import Wiring, choose_codecs, deal
+from locallearn.train import Optimizer
+
+EXACT = (("exact", ()),)
+MODEL = {"equilibrium_propagation": {"activation": "hard_sigmoid"}}
+"""What a rule asks of its model besides the default."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network():
+    """Connections leave this machine in no test; those within it (Ray's) are left alone."""
+    connect = socket.socket.connect
+
+    def guarded(self, address):
+        outside = self.type & socket.SOCK_STREAM and isinstance(address, tuple) and _is_outside(address[0])
+        if outside:
+            raise OSError(f"a test tried to reach {address}")
+        return connect(self, address)
+
+    socket.socket.connect = guarded
+    yield
+    socket.socket.connect = connect
+
+
+def _is_outside(host):
+    try:
+        return ipaddress.ip_address(host).is_global
+    except ValueError:
+        return host != "localhost" and host != socket.gethostname()
+
+
+def _blobs(rng, count):
+    """Three Gaussian classes around corners of a cube: 12 numbers and a label."""
+    y = rng.integers(0, 3, count).astype(np.int32)
+    x = rng.normal(size=(count, 12)) + 2 * np.eye(3, 12)[y]
+    return Arrays(x.astype(np.float32), y)
+
+
+@pytest.fixture(scope="session")
+def tiny_split():
+    """60 training, 11 validation and 17 test examples: neither evaluation fills its last batch."""
+    rng = np.random.default_rng(0)
+    return Split(*(_blobs(rng, count) for count in (60, 11, 17)))
+
+
+class Phase(NamedTuple):
+    """A stage to be: which rule, for how many steps, and which blocks learn (all of them with None)."""
+
+    rule: object
+    steps: int
+    learn: tuple[int, ...] | None = None
+
+
+@pytest.fixture(scope="session")
+def phase():
+    """The type of a stage to be: `phase(rule, steps, learn)`."""
+    return Phase
+
+
+@pytest.fixture(scope="session")
+def make_setup(tiny_split):
+    """`make_setup(rule, codec=..., shards=..., microbatches=...)`: a run of a 12-8-7-6-3 network on 60 examples, 5 steps an epoch.
+
+    rule: a name, a rule or several `phase`s. codec: a spec for `build`, or a dictionary of codecs by message or kind.
+    """
+
+    def make(
+        rule="backprop",
+        codec=EXACT,
+        shards=2,
+        *,
+        microbatches=1,
+        steps=10,
+        every=5,
+        seed=0,
+        split=tiny_split,
+        widths=(12, 8, 7, 6, 3),
+        optimizer=Optimizer(rate=0.01),
+        batch=12,
+        **options,
+    ):
+        phases = rule if isinstance(rule, list) else [Phase(rule, steps)]
+        stages, start = [], 0
+        for part in phases:
+            name = part.rule if isinstance(part.rule, str) else None
+            one = RULES[name]() if name else part.rule
+            model = MLP(widths=widths, **MODEL.get(name, {}))
+            blocks = [
+                replace(b, tx=optimizer.build(part.steps, b.index), learns=part.learn is None or b.index in part.learn)
+                for b in model.blocks(split.train.x.shape[1:])
+            ]
+            assert not one.problems(blocks)
+            chosen, default = (codec, build(EXACT)) if isinstance(codec, dict) else ({}, build(codec))
+            wiring = Wiring(deal(len(blocks), shards), one.messages, choose_codecs(one.messages, chosen, default))
+            stages.append(Stage(one, tuple(blocks), wiring, start, start + part.steps))
+            start += part.steps
+        return Setup(tuple(stages), split, batch, every, seed, microbatches, **options)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def begun(make_setup):
+    """`begun(Session, **options of make_setup)`: a session that has entered its first stage."""
+
+    def begin(session, *args, **options):
+        running = session(make_setup(*args, **options))
+        running.enter(running.setup.stages[0])
+        return running
+
+    return begin
+
+
+@pytest.fixture(scope="session")
+def assert_same():
+    """`assert_same(a, b)`: two snapshots (lists of lists of arrays) agree bit for bit."""
+
+    def check(a, b):
+        assert [[x.shape for x in shard] for shard in a] == [[x.shape for x in shard] for shard in b]
+        for s, (mine, other) in enumerate(zip(a, b, strict=True)):
+            for k, (x, y) in enumerate(zip(mine, other, strict=True)):
+                assert x.dtype == y.dtype
+                assert x.tobytes() == y.tobytes(), f"shard {s}, array {k}"
+
+    return check
