@@ -166,6 +166,8 @@ class Chain:
 
     def broadcast(self, name: str, value: Any, *, source: str = "top") -> Row:
         """A value of the top (or bottom) block goes to every block; it crosses to each shard once."""
+        if source not in ("top", "bottom"):
+            raise ValueError(f"a broadcast begins at `top` or `bottom`, not at `{source}`")
         src = self.n - 1 if source == "top" else 0
         others = [i for i in range(self.n) if i != src]
         arrived = dict(zip(others, self._send("broadcast", name, [Move(src, i, value) for i in others]), strict=True))
