@@ -1,0 +1,91 @@
+"""The Ray actor that holds one shard. It runs the whole training by itself; the driver starts it, asks how it is, and collects."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import ray
+
+
+class Status(NamedTuple):
+    """What an actor says when asked. events: those since it was last asked. waiting: (step, message, shard) that it waits for."""
+
+    shard: int
+    step: int
+    events: list[Any]
+    waiting: tuple[int, str, int] | None
+    failure: tuple[str, str] | None
+    peak_memory: int
+
+
+@ray.remote(max_restarts=0, max_task_retries=0)
+class ShardActor:
+    """One shard. Ray's threads deliver frames and answer the driver; the training has a thread of its own."""
+
+    def __init__(self, shard: int, core: int | None = None):
+        if core is not None:
+            os.sched_setaffinity(0, {core})
+        self._shard = shard
+        self.reset()
+
+    def reset(self) -> int:
+        """Ready for a run, with an empty mailbox: asked of every actor before any of them starts. Returns the process id."""
+        from locallearn.runtime.mailbox import Mailbox
+
+        self._mailbox = Mailbox()
+        self._events: deque[Any] = deque()
+        self._worker: Any = None
+        self._session: Any = None
+        return os.getpid()
+
+    def deliver(self, data: bytes) -> int:
+        """A frame from a neighbour."""
+        return self._mailbox.put(data)
+
+    def taken(self, shard: int, micro: int, at_least: int) -> int:
+        """A neighbour that is far ahead waits here."""
+        return self._mailbox.taken((shard, micro), at_least)
+
+    def start(self, peers: Sequence[Any], make_setup: Callable[[], Any], resume: Any, keep_seconds: float) -> None:
+        """Begin to train. resume: this shard's part of a snapshot."""
+        from locallearn.runtime.mailbox import Outbox
+        from locallearn.runtime.peers import Worker
+
+        outbox = Outbox(
+            self._shard,
+            send=lambda dst, data: peers[dst].deliver.remote(data),
+            await_all=ray.get,
+            await_taken=lambda dst, stream, enough: ray.get(peers[dst].taken.remote(*stream, enough)),
+        )
+        self._worker = Worker(lambda: self._train(outbox, make_setup, resume, keep_seconds))
+        self._worker.start()
+
+    def status(self) -> Status:
+        """How it goes."""
+        import resource
+
+        events = [self._events.popleft() for _ in range(len(self._events))]
+        error = self._worker.error if self._worker else None
+        failure = None if error is None else (_one_line(error), "".join(traceback.format_exception(error)))
+        waits = [wait for wait in list(self._mailbox.waiting.values()) if wait is not None]
+        waiting = (waits[0][0].step, waits[0][1], waits[0][0].src) if waits else None
+        step = self._session.step if self._session else 0
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return Status(self._shard, step, events, waiting, failure, peak)
+
+    def _train(self, outbox: Any, make_setup: Callable[[], Any], resume: Any, keep_seconds: float) -> None:
+        from locallearn.runtime.peers import PeersSession
+        from locallearn.runtime.training import train
+
+        self._session = PeersSession(make_setup(), self._shard, (self._mailbox, outbox))
+        for event in train(self._session, resume, keep_seconds):
+            self._events.append(event)
+
+
+def _one_line(error: BaseException) -> str:
+    notes = getattr(error, "__notes__", [])
+    return f"{type(error).__name__}: {error}" + "".join(f" ({note})" for note in notes)

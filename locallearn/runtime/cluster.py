@@ -1,0 +1,218 @@
+"""Runs on Ray: start one actor for each shard, watch them, collect what they report. No activation passes through here."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from locallearn.errors import LocallearnError, ShardLost
+from locallearn.runtime.setup import Setup
+from locallearn.runtime.training import Compiled, Evaluated, Event, Finished, Progress, Snapshot
+from locallearn.traffic import Traffic
+
+POLL_SECONDS = 0.2
+PLACE_SECONDS = 60.0
+
+_ENVIRONMENT = {"RAY_worker_niceness": "0", "RAY_max_direct_call_object_size": "8000000", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+"""Workers at normal priority; frames up to 8 MB travel inside the call; accelerators stay visible to actors that reserve none."""
+
+
+def train_on_ray(
+    make_setup: Callable[[], Setup],
+    *,
+    resume: Snapshot | None = None,
+    address: str | None = None,
+    keep_seconds: float = 5.0,
+    name: str = "run",
+) -> Iterator[Event]:
+    """The events of `training.train`, from actors. make_setup is called in every actor, so that data is read where it is used.
+
+    address: of a running Ray; without it RAY_ADDRESS, and without that a private Ray on this machine, which goes when the run ends.
+    Raises ShardLost when an actor dies, LocallearnError when one fails or cannot be placed.
+    """
+    with Crew(make_setup().stages[0].wiring.shards, address=address, name=name) as crew:
+        yield from crew.train(make_setup, resume, keep_seconds)
+
+
+def _connect(address: str | None, shards: int) -> bool:
+    """Join or start Ray; whether it is ours alone."""
+    import ray
+
+    if ray.is_initialized():
+        return False
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    address = address or os.environ.get("RAY_ADDRESS")
+    if address:
+        try:
+            ray.init(address=address, **quiet)
+        except Exception as error:
+            raise LocallearnError(f"no Ray answers at `{address}`: {str(error).strip().splitlines()[0]}") from error
+        return False
+    for key, value in _ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    ray.init(address="local", include_dashboard=False, num_cpus=max(shards, os.cpu_count() or 1), **quiet)
+    return True
+
+
+class Crew:
+    """One actor for each shard, for one run or for several, one after the other. A context manager: leaving it ends the actors.
+
+    processes: their process ids. peak_memory: bytes, for each actor.
+    """
+
+    def __init__(self, shards: int, *, address: str | None = None, name: str = "run"):
+        self.shards, self.address, self.name = shards, address, name
+        self.actors: list[Any] = []
+        self.processes: list[int] = []
+        self.peak_memory = [0] * shards
+        self._private = False
+
+    def __enter__(self) -> Crew:
+        self._private = _connect(self.address, self.shards)
+        try:
+            self._hire()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        import ray
+
+        for actor in self.actors:
+            with contextlib.suppress(Exception):
+                ray.kill(actor)
+        self.actors = []
+        if self._private:
+            ray.shutdown()
+
+    def train(self, make_setup: Callable[[], Setup], resume: Snapshot | None = None, keep_seconds: float = 5.0) -> Iterator[Event]:
+        """The events of one run."""
+        import ray
+
+        self._queues: list[deque[Event]] = [deque() for _ in self.actors]
+        self._last: list[Any] = [None] * self.shards
+        ray.get([actor.reset.remote() for actor in self.actors])
+        ray.get([a.start.remote(self.actors, make_setup, _own(resume, k), keep_seconds) for k, a in enumerate(self.actors)])
+        yield from self._events()
+
+    def _hire(self) -> None:
+        """One actor for each shard, each on a core of its own where they would else fight for the cores of this machine."""
+        import ray
+
+        from locallearn.runtime.actors import ShardActor
+
+        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        pinned = bool(self._private and cores and self.shards >= len(cores))
+        for k in range(self.shards):
+            options = {"num_cpus": 1, "max_concurrency": 32, "name": f"locallearn:{self.name}:shard-{k}:{uuid.uuid4().hex[:8]}"}
+            self.actors.append(ShardActor.options(**options).remote(k, cores[k % len(cores)] if pinned else None))  # type: ignore[attr-defined]
+        waiting = [actor.reset.remote() for actor in self.actors]
+        placed, unplaced = ray.wait(waiting, num_returns=len(waiting), timeout=PLACE_SECONDS)
+        if unplaced:
+            free = ray.available_resources().get("CPU", 0)
+            raise LocallearnError(
+                f"only {len(placed)} of {self.shards} shards found a place within {PLACE_SECONDS:.0f} s: each needs 1 CPU and "
+                f"{free:g} are free; take fewer shards or a larger Ray"
+            )
+        self.processes = ray.get(waiting)
+
+    def _events(self) -> Iterator[Event]:
+        """Everything the shards report together, until all have finished."""
+        import ray
+
+        asked: dict[Any, int] = {actor.status.remote(): k for k, actor in enumerate(self.actors)}
+        while asked:
+            ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=POLL_SECONDS)
+            for reference in ready:
+                shard = asked.pop(reference)
+                yield from self._heard(shard, reference)
+            for event in self._merged():
+                yield event
+                if isinstance(event, Finished):
+                    return
+            time.sleep(POLL_SECONDS if ready else 0)
+            asked.update({self.actors[k].status.remote(): k for k in range(len(self.actors)) if k not in asked.values()})
+
+    def _heard(self, shard: int, reference: Any) -> Iterator[Event]:
+        import ray
+
+        try:
+            status = ray.get(reference)
+        except ray.exceptions.RayError as error:
+            raise self._lost(shard, error) from error
+        self._last[shard], self.peak_memory[shard] = status, status.peak_memory
+        if status.failure:
+            self._check_others(shard)
+            line, trace = status.failure
+            failure = LocallearnError(f"shard {shard} failed at step {status.step}: {line}")
+            failure.add_note(trace)
+            raise failure
+        for event in status.events:
+            if not isinstance(event, Progress):
+                self._queues[shard].append(event)
+            elif event.loss is not None:
+                yield event
+
+    def _check_others(self, shard: int) -> None:
+        """A shard that fails because its neighbour died is not the cause."""
+        import ray
+
+        for k, actor in enumerate(self.actors):
+            if k != shard:
+                try:
+                    ray.get(actor.status.remote(), timeout=1.0)
+                except ray.exceptions.GetTimeoutError:
+                    continue
+                except ray.exceptions.RayError as error:
+                    raise self._lost(k, error) from error
+
+    def _lost(self, shard: int, error: Exception) -> ShardLost:
+        """Which shard, at which step, and who waited for what from it."""
+        import ray
+
+        time.sleep(POLL_SECONDS)
+        for k, actor in enumerate(self.actors):
+            with contextlib.suppress(Exception):
+                self._last[k] = ray.get(actor.status.remote(), timeout=1.0) if k != shard else self._last[k]
+        known = [status for status in self._last if status is not None]
+        waits = [(s.shard, *s.waiting) for s in known if s.waiting]
+        on_it = [w for w in waits if w[3] == shard] or waits
+        step = max([w[1] for w in on_it if w[3] == shard] + [s.step for s in known if s.shard == shard], default=0)
+        waited = "; ".join(f"shard {k} was waiting for `{message}` of step {at} from shard {src}" for k, at, message, src in on_it)
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        return ShardLost(
+            f"shard {shard} died at step {step}" + (f" ({waited})" if waited else "") + f": {reason[:200]}\n"
+            "The same command resumes from the last snapshot."
+        )
+
+    def _merged(self) -> Iterator[Event]:
+        """Events that every shard has reported, each as one."""
+        while all(self._queues):
+            yield _merge([queue.popleft() for queue in self._queues])
+
+
+def _own(resume: Snapshot | None, shard: int) -> Snapshot | None:
+    """One shard's part of a snapshot; the lowest keeps the count of what was sent before."""
+    if resume is None:
+        return None
+    traffic = resume.traffic if shard == 0 else Traffic()
+    return resume._replace(shards=[resume.shards[shard]], traffic=traffic)
+
+
+def _merge(events: list[Any]) -> Event:
+    """The same event of every shard: the top's findings, everyone's traffic and arrays."""
+    top = events[-1]
+    if isinstance(top, Compiled):
+        return top._replace(seconds=max(event.seconds for event in events))
+    traffic = sum((event.traffic for event in events), start=Traffic())
+    if isinstance(top, Evaluated):
+        return top._replace(traffic=traffic)
+    assert isinstance(top, Snapshot | Finished)
+    return top._replace(traffic=traffic, shards=[shard for event in events for shard in event.shards])
