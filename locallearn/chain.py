@@ -212,5 +212,6 @@ class Chain:
 
 
 def _locate(error: Exception, place: str) -> None:
-    if not getattr(error, "__notes__", None):
+    """Note where, unless an inner verb has; other notes (JAX adds its own) do not count."""
+    if not any(note.startswith(("in block ", "in verb ")) for note in getattr(error, "__notes__", ())):
         error.add_note(place)
