@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from locallearn.block import Block, State
 from locallearn.chain import ABSENT, Chain, Row
@@ -116,10 +117,19 @@ def block_keys(seed: int, count: int) -> list[jax.Array]:
     return [jax.random.fold_in(root, i) for i in range(count)]
 
 
-def step_keys(seed: int, start: int, stop: int) -> jax.Array:
+def step_keys(seed: int, start: int, stop: int) -> np.ndarray:
     """uint32[stop-start, 2]: the key of each training step, a function of (seed, step) alone."""
     root = jax.random.fold_in(jax.random.PRNGKey(seed), 0x57E9)
-    return jax.vmap(lambda step: jax.random.fold_in(root, step))(jnp.arange(start, stop))
+    return np.concatenate([_fold_many(root, first) for first in range(start, stop, _KEYS)])[: stop - start]
+
+
+_KEYS = 512
+"""Keys made at once: always as many, so that runs of steps of other lengths compile nothing."""
+
+
+@jax.jit
+def _fold_many(root: jax.Array, first: Any) -> jax.Array:
+    return jax.vmap(lambda k: jax.random.fold_in(root, first + k))(jnp.arange(_KEYS))
 
 
 def init_state(rule: Rule, blocks: Sequence[Block], seed: int) -> Row:
