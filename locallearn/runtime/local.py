@@ -80,6 +80,12 @@ class Plan(Fabric):
             carry = body(Planned(Spec((), jnp.int32), None), carry)
         return carry
 
+    def require(self, what: str, value: Any, owner: int) -> None:
+        """Refuse a result of the step that is not its block's own."""
+        for part in jax.tree.leaves(value):
+            if not isinstance(part, Planned) or part._owner not in (None, owner):
+                raise RuleError(f"{what} of block {owner} must be that block's own value, which nothing but a message can bring there")
+
     def _count(self, channel: Channel, spec: Any) -> int:
         if not isinstance(spec, Spec):
             raise RuleError(f"message `{channel.message}` is {type(spec).__name__}, not one array")

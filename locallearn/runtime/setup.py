@@ -135,7 +135,15 @@ class Setup:
         plan = Plan(wiring, training)
         state = jax.eval_shape(lambda: init_state(stage.rule, stage.blocks, 0))
         owned = Row(Planned(value, i) for i, value in enumerate(state))
-        choreography(Chain(stage.blocks, plan), owned, self._batch(stage, size))
+        result = choreography(Chain(stage.blocks, plan), owned, self._batch(stage, size))
+        top = len(stage.blocks) - 1
+        if training:
+            state, info = result
+            for i, value in enumerate(state):
+                plan.require("the new state", value, i)
+            plan.require("the loss", info.loss, top)
+        else:
+            plan.require("the scores", result, top)
         return Footprint(plan.traffic, plan.channels, plan.hops)
 
     def _batch(self, stage: Stage, size: int) -> Batch:
