@@ -21,6 +21,7 @@ from locallearn.runtime.wiring import Wiring, choose_codecs, deal
 from locallearn.train import Optimizer
 
 EXACT = (("exact", ()),)
+ADAM = Optimizer(rate=0.01)
 MODEL = {"equilibrium_propagation": {"activation": "hard_sigmoid"}}
 """What a rule asks of its model besides the default."""
 
@@ -94,7 +95,7 @@ def make_setup(tiny_split):
         seed=0,
         split=tiny_split,
         widths=(12, 8, 7, 6, 3),
-        optimizer=Optimizer(rate=0.01),
+        optimizer=ADAM,
         batch=12,
         **options,
     ):

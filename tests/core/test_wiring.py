@@ -1,5 +1,7 @@
 """Placements, the choice of codecs, and what each channel begins with."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,7 +49,7 @@ def test_a_shard_begins_at_each_cut(case):
     assert len(placement) == blocks
     assert placement[0] == 0
     assert {i for i in range(1, blocks) if placement[i] != placement[i - 1]} == cuts
-    assert all(b - a in (0, 1) for a, b in zip(placement, placement[1:], strict=False))
+    assert all(b - a in (0, 1) for a, b in itertools.pairwise(placement))
 
 
 @given(blocks_and_shards())
@@ -89,10 +91,10 @@ def test_an_undeclared_message_is_refused_even_within_a_shard(name, hint):
 
 
 def test_a_channels_memory_depends_on_seed_and_name_alone():
-    def drawn(channel, key):
-        return initial_memory(
-            wiring()._replace(codecs={"error": exact()._replace(init=lambda spec, key: (key, spec.shape))}), {channel: Spec((2,), jnp.float32)}, key
-        )[channel]
+    keeps_key = exact()._replace(init=lambda spec, key: (key, spec.shape))
+
+    def drawn(channel, seed):
+        return initial_memory(wiring()._replace(codecs={"error": keeps_key}), {channel: Spec((2,), jnp.float32)}, seed)[channel]
 
     a, b = Channel("error", "error", 1, 0), Channel("error", "error", 2, 1)
     assert np.array_equal(drawn(a, 7)[0], drawn(a, 7)[0])
