@@ -1,0 +1,185 @@
+"""How a run trains: the sections `train`, its optimizer and phases, and `stop`.
+
+A section is a frozen dataclass. Its optional method `problems()` gives (field, message) for each combination of values that makes no
+sense; a message that begins with "is missing" is about a key that should be there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from annotated_types import Ge, Lt
+
+from locallearn.fields import Count, Fraction, NonNegative, Positive
+from locallearn.markers import Named, Size
+
+if TYPE_CHECKING:
+    import optax
+
+Decay = Annotated[float, Ge(0), Lt(1)]
+Problems = list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """What turns a block's gradient into its update; each block has an optimizer of its own, so everything in it is local.
+
+    warmup: share of all steps. final: rate at the end, as a share of the highest. `warmup_cosine` rises from `rate` to `peak * rate`;
+    the other schedules warm up from 0 to `rate`. milestones: shares of the run at which `step` multiplies the rate by `decay`.
+    weight_decay: decoupled for adamw, otherwise added to the gradient; never on biases and normalisation (arrays with fewer than two
+    axes). clip: largest global norm of one block's gradient. block_rates: a multiplier of the rate for each block.
+    """
+
+    name: Literal["sgd", "momentum", "adam", "adamw"] = "adam"
+    rate: Positive = 1e-3
+    schedule: Literal["constant", "cosine", "linear", "step", "warmup_cosine"] = "constant"
+    warmup: Fraction = 0.0
+    final: Fraction = 0.0
+    peak: Positive = 1.0
+    milestones: tuple[Fraction, ...] = ()
+    decay: Positive = 0.1
+    momentum: Decay = 0.9
+    nesterov: bool = False
+    beta1: Decay = 0.9
+    beta2: Decay = 0.999
+    epsilon: Positive = 1e-8
+    weight_decay: NonNegative = 0.0
+    clip: Positive | None = None
+    block_rates: tuple[Positive, ...] | None = None
+
+    def problems(self) -> Problems:
+        """Values that have no effect, or no sense, next to the others."""
+        found: Problems = []
+        defaults = {field.name: field.default for field in fields(self)}
+        for names, key, values in _ONLY_WITH:
+            if getattr(self, key) not in values:
+                wanted = " or ".join(f"`{key}: {value}`" for value in values)
+                changed = [name for name in names if getattr(self, name) != defaults[name]]
+                found += [(name, f"has no effect without {wanted}") for name in changed]
+        if self.schedule == "step" and not self.milestones:
+            found.append(("milestones", "is missing, which `schedule: step` needs"))
+        if any(b <= a for a, b in zip(self.milestones, self.milestones[1:], strict=False)):
+            found.append(("milestones", "must rise"))
+        if self.schedule == "warmup_cosine" and not self.warmup:
+            found.append(("warmup", "is missing, which `schedule: warmup_cosine` needs"))
+        return found
+
+    def learning_rate(self, steps: int, block: int = 0) -> Callable[[Any], Any]:
+        """The rate at each step of a run of `steps` steps, for this block."""
+        import optax
+
+        rate = self.rate * (self.block_rates[block] if self.block_rates else 1.0)
+        warm = round(self.warmup * steps)
+        left = max(1, steps - warm)
+        if self.schedule == "warmup_cosine":
+            start, rate = rate, rate * self.peak
+        else:
+            start = 0.0
+        if self.schedule == "step":
+            places = [round(share * steps) - warm for share in self.milestones]
+            after = optax.piecewise_constant_schedule(rate, {k: self.decay ** places.count(k) for k in places})
+        elif self.schedule == "linear":
+            after = optax.linear_schedule(rate, rate * self.final, left)
+        elif self.schedule == "constant":
+            after = optax.constant_schedule(rate)
+        else:
+            after = optax.cosine_decay_schedule(rate, left, self.final)
+        return optax.join_schedules([optax.linear_schedule(start, rate, warm), after], [warm]) if warm else after
+
+    def build(self, steps: int, block: int = 0) -> optax.GradientTransformation:
+        """The optax transformation for one block in a run (or phase) of `steps` steps."""
+        import optax
+
+        parts = [optax.clip_by_global_norm(self.clip)] if self.clip else []
+        decay = [optax.add_decayed_weights(self.weight_decay, mask=_matrices)] if self.weight_decay else []
+        parts += [] if self.name == "adamw" else decay
+        if self.name == "momentum":
+            parts.append(optax.trace(self.momentum, self.nesterov))
+        elif self.name in ("adam", "adamw"):
+            parts.append(optax.scale_by_adam(self.beta1, self.beta2, self.epsilon))
+        parts += decay if self.name == "adamw" else []
+        return optax.chain(*parts, optax.scale_by_learning_rate(self.learning_rate(steps, block)))
+
+
+ADAM = Optimizer()
+
+_ONLY_WITH = (
+    (("milestones", "decay"), "schedule", ("step",)),
+    (("peak",), "schedule", ("warmup_cosine",)),
+    (("final",), "schedule", ("cosine", "linear", "warmup_cosine")),
+    (("momentum", "nesterov"), "name", ("momentum",)),
+    (("beta1", "beta2", "epsilon"), "name", ("adam", "adamw")),
+)
+
+
+def _matrices(params: Any) -> Any:
+    import jax
+
+    return jax.tree.map(lambda p: p.ndim >= 2, params)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a run: which blocks learn, for how long, and by which rule if not by the run's."""
+
+    learn: tuple[int, ...] | Literal["all"] = "all"
+    epochs: Count | None = None
+    steps: Count | None = None
+    rule: Annotated[Any, Named("rules")] | None = None
+
+    def problems(self) -> Problems:
+        """Blocks that cannot be, and a length that is missing or said twice."""
+        found = _length_problems(self)
+        if self.learn != "all":
+            if not self.learn:
+                found.append(("learn", "names no block; give block numbers or `all`"))
+            if min(self.learn, default=0) < 0 or len(set(self.learn)) < len(self.learn):
+                found.append(("learn", "must be different block numbers from 0 on"))
+        return found
+
+
+@dataclass(frozen=True)
+class Train:
+    """How long, in which batches and with which optimizer. evaluate_every: in steps; without it, after every epoch."""
+
+    epochs: Count | None = None
+    steps: Count | None = None
+    batch: Count = 128
+    microbatches: Count = 1
+    optimizer: Optimizer = ADAM
+    evaluate_every: Count | None = None
+    phases: tuple[Phase, ...] = ()
+
+    def problems(self) -> Problems:
+        """A length that is missing or said twice, and a batch that cannot be cut."""
+        if self.phases:
+            given = [name for name in ("epochs", "steps") if getattr(self, name) is not None]
+            found = [(name, "leave it out: each of the phases says how long it is") for name in given]
+        else:
+            found = _length_problems(self)
+        if self.batch % self.microbatches:
+            found.append(("microbatches", f"does not divide the batch of {self.batch}"))
+        return found
+
+    def lengths(self, examples: int) -> tuple[int, ...]:
+        """Steps of each phase, one entry without phases, for so many training examples: an epoch has examples // batch steps."""
+        parts = self.phases or (self,)
+        return tuple(part.steps or (part.epochs or 0) * (examples // self.batch) for part in parts)
+
+
+def _length_problems(part: Train | Phase) -> Problems:
+    if part.epochs is None and part.steps is None:
+        return [("epochs", "is missing (or give `steps`)")]
+    if part.epochs is not None and part.steps is not None:
+        return [("steps", "give `epochs` or `steps`, not both")]
+    return []
+
+
+@dataclass(frozen=True)
+class Stop:
+    """What ends a run before its time, whichever comes first: an accuracy on the validation set, or bytes sent (`4 GiB`)."""
+
+    accuracy: Fraction | None = None
+    bytes: Size | None = None
