@@ -1,0 +1,1 @@
+"""Experiments: configuration, sweeps, runs and their results."""

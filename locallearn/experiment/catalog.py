@@ -1,0 +1,41 @@
+"""The tables of names that a configuration chooses from."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+SINGULAR = {"rules": "rule", "models": "model", "datasets": "data set", "codecs": "codec"}
+
+
+def _codecs() -> Mapping[str, Callable[..., Any]]:
+    from locallearn.codec import CODECS
+
+    return CODECS
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """What there is, by YAML name. Rules, models and data sets are frozen dataclasses, a codec is a function of its parameters."""
+
+    rules: Mapping[str, type]
+    models: Mapping[str, type]
+    datasets: Mapping[str, type]
+    codecs: Mapping[str, Callable[..., Any]] = field(default_factory=_codecs)
+
+    def name_of(self, thing: Any, table: str | None = None) -> str | None:
+        """The name of the class of a rule, model or data set, in one table or in any; None if it is not there."""
+        tables = [getattr(self, table)] if table else [self.rules, self.models, self.datasets]
+        return next((name for names in tables for name, cls in names.items() if cls is type(thing)), None)
+
+
+@functools.cache
+def default_catalog() -> Catalog:
+    """Everything that comes with locallearn; imports all rules, models and data sets, but starts no device."""
+    from locallearn.data import DATASETS
+    from locallearn.models import MODELS
+    from locallearn.rules import RULES
+
+    return Catalog(RULES, MODELS, DATASETS)

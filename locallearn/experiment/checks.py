@@ -1,0 +1,115 @@
+"""The second stage of checking: what needs the shapes of the data and the blocks of the model.
+
+What is asked: `model.problems(example_shape, classes)`, `model.blocks(example_shape)`, `rule.problems(blocks)`, `data.problems()`; and of
+the data `example_shape`, `classes` and `train_size`. Each may be absent. A `problems` hook gives sentences, or pairs (field, sentence).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from locallearn.errors import LocallearnError
+from locallearn.experiment.catalog import Catalog
+from locallearn.experiment.document import KeyPath
+from locallearn.experiment.mistakes import Mistake, hint
+from locallearn.experiment.schema import hooked
+from locallearn.train import Train
+
+
+def cross_checks(found: Mapping[str, Any], catalog: Catalog) -> list[Mistake]:
+    """Mistakes between sections. found: the sections that have none of their own, by name."""
+    rules = _rules(found)
+    mistakes = list(_codec_keys(found["codecs"], rules, catalog)) if rules else []
+    data, held = found.get("data", (None, None))
+    if data is not None:
+        own = list(hooked(data.problems(), ("data",))) if hasattr(data, "problems") else []
+        mistakes += own or _sizes(data, held, found.get("train"))
+        if own:
+            return mistakes
+    mistakes += _microbatches(rules, found.get("train"))
+    if "model" in found and hasattr(data, "example_shape"):
+        mistakes += _shapes(found, rules, data)
+    return mistakes
+
+
+def train_size(data: Any) -> int | None:
+    """Training examples before any split, if the data set can say so without being loaded."""
+    if hasattr(data, "train_size"):
+        return data.train_size
+    return len(data.train.y) if hasattr(data, "train") else None
+
+
+def _rules(found: Mapping[str, Any]) -> list[tuple[KeyPath, Any]]:
+    """Every rule of the run with its place: the run's own and those of phases."""
+    rules: list[tuple[KeyPath, Any]] = [(("rule",), found["rule"])] if "rule" in found else []
+    phases = found["train"].phases if "train" in found else ()
+    return rules + [(("train", "phases", k, "rule"), phase.rule) for k, phase in enumerate(phases) if phase.rule]
+
+
+def _codec_keys(codecs: Mapping[str, Any], rules: Sequence[tuple[KeyPath, Any]], catalog: Catalog) -> Iterator[Mistake]:
+    from locallearn.rule import KINDS
+
+    messages = list(dict.fromkeys(name for _, rule in rules for name in getattr(rule, "messages", ())))
+    for key in codecs:
+        if key not in ("default", *KINDS, *messages):
+            name = catalog.name_of(rules[0][1], "rules") or type(rules[0][1]).__name__
+            what = f"is neither a kind nor a message that {name} sends"
+            words = list(dict.fromkeys(["default", *messages, *KINDS]))
+            yield Mistake(("codecs", key), "value", what + hint(key, words, "keys"))
+
+
+def _sizes(data: Any, held: Any, train: Train | None) -> Iterator[Mistake]:
+    """Enough examples for the validation set and a batch."""
+    try:
+        total = train_size(data)
+    except LocallearnError as error:
+        yield Mistake(("data",), "value", str(error))
+        return
+    if total is None or held.problems():
+        return
+    count = held.count(total)
+    if count >= total or (held.validation and not count):
+        what = "leaves nothing to train on" if count else "rounds to no example; give a count"
+        yield Mistake(("data", "validation"), "value", f"of {total} training examples {what}")
+    elif train is not None and train.batch > total - count:
+        what = f"is more than the {total - count} training examples ({total} less {count} for validation)"
+        yield Mistake(("train", "batch"), "value", what)
+
+
+def _microbatches(rules: Sequence[tuple[KeyPath, Any]], train: Train | None) -> Iterator[Mistake]:
+    if train is not None and train.microbatches > 1:
+        for path, rule in rules:
+            if not getattr(rule, "additive_over_batch", True):
+                what = "this rule's gradient of a batch is not the mean over its parts, so it takes `microbatches: 1`"
+                yield Mistake(path if len(path) > 1 else ("train", "microbatches"), "value", what)
+
+
+def _shapes(found: Mapping[str, Any], rules: Sequence[tuple[KeyPath, Any]], data: Any) -> Iterator[Mistake]:
+    """What only the blocks can tell."""
+    model, placement = found["model"]
+    own = list(hooked(model.problems(data.example_shape, data.classes), ("model",))) if hasattr(model, "problems") else []
+    if own or not hasattr(model, "blocks"):
+        yield from own
+        return
+    blocks = model.blocks(data.example_shape)
+    try:
+        placement.of(len(blocks))
+    except LocallearnError as error:
+        key = "shards" if placement.cuts is None else "cuts"
+        yield Mistake(("model", key), "value", str(error))
+    for path, rule in rules:
+        if hasattr(rule, "problems"):
+            yield from hooked(rule.problems(blocks), path)
+    if "train" in found:
+        yield from _block_numbers(found["train"], len(blocks))
+
+
+def _block_numbers(train: Train, count: int) -> Iterator[Mistake]:
+    rates = train.optimizer.block_rates
+    if rates is not None and len(rates) != count:
+        what = f"has {len(rates)} entries for {count} blocks"
+        yield Mistake(("train", "optimizer", "block_rates"), "value", what)
+    for k, phase in enumerate(train.phases):
+        if phase.learn != "all" and max(phase.learn, default=0) >= count:
+            yield Mistake(("train", "phases", k, "learn"), "value", f"the model has blocks 0 to {count - 1}")
