@@ -1,0 +1,255 @@
+"""A sweep: every combination of what varies, as a list of runs, worked out before anything is run.
+
+    base: fashion.yaml                 # a run's file, beside the sweep's; or the run itself, written here
+    vary:                              # every combination, the last entry changing fastest
+      task:                            # not a key of a run: its entries change several keys together, under a label
+        - {label: 1-D, data: {name: strokes1d}, model.widths: [40, 100, 10]}
+        - {label: images, data: {name: fashion14}, model.widths: [196, 100, 10]}
+      rule: [{name: backprop}, {name: predictive_coding, steps: 20}]
+      codecs.default: [exact, int8]    # a key of a run: its values replace what the base has there, whole
+    overrides:                         # in order, after what varies
+      - {when: {rule.name: backprop, task: 1-D}, set: {train.optimizer.rate: 3.0e-3}}
+    skip:
+      - {when: {rule.name: backprop, codecs.default: int8}, because: known from an earlier sweep}
+    seeds: [0, 1, 2]
+    target: {validation_accuracy: 0.95}
+
+A condition (`when`) holds where every key has the value, or one of the values if it is given a list. Its keys are dotted keys of the
+run, also those left at their defaults, and names of entries with labels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from locallearn.errors import ConfigError, Problem
+from locallearn.experiment.axes import Axis, Choice, axes_of
+from locallearn.experiment.catalog import Catalog, default_catalog
+from locallearn.experiment.combination import Combination, folder, in_words, varied_values, written_values
+from locallearn.experiment.conditions import holds, useless
+from locallearn.experiment.config import Config, Seed, check
+from locallearn.experiment.document import MISSING, Document, NotAMapping, printable, split_key
+from locallearn.experiment.mistakes import Located, Mistake, fail, locate
+from locallearn.experiment.reading import parse, read
+from locallearn.experiment.schema import Reader
+from locallearn.fields import Fraction
+
+MAX_RUNS = 10_000
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a sweep. varied: what sets it apart, by column of the table. name: its folder, which all its seeds share."""
+
+    config: Config
+    varied: Mapping[str, Any]
+    name: str
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A combination that is not run, and why."""
+
+    varied: Mapping[str, Any]
+    because: str
+
+
+@dataclass(frozen=True)
+class Target:
+    """What every run is meant to reach."""
+
+    validation_accuracy: Fraction
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """An expanded sweep: its runs in file order, what was left out, and its target."""
+
+    runs: tuple[Run, ...]
+    skipped: tuple[Skipped, ...] = ()
+    target: Target | None = None
+
+
+@dataclass(frozen=True)
+class _Skip:
+    when: dict[str, Any]
+    because: str
+
+
+@dataclass(frozen=True)
+class _Override:
+    when: dict[str, Any]
+    set: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _File:
+    """What a sweep's YAML file holds."""
+
+    base: Any
+    vary: dict[str, Any] = field(default_factory=dict)
+    seeds: tuple[Seed, ...] | None = None
+    overrides: tuple[_Override, ...] = ()
+    skip: tuple[_Skip, ...] = ()
+    target: Target | None = None
+
+    def problems(self) -> list[tuple[str, str]]:
+        """Seeds that are no list of different numbers."""
+        wrong = self.seeds is not None and (not self.seeds or len(set(self.seeds)) < len(self.seeds))
+        return [("seeds", "must be different numbers, at least one")] if wrong else []
+
+
+def expand(source: Document | Mapping[str, Any], catalog: Catalog | None = None) -> list[Run]:
+    """The runs of a sweep: combinations in file order, the seeds of each together. ConfigError holds every mistake."""
+    return list(load(source, catalog).runs)
+
+
+def load(source: Document | Mapping[str, Any], catalog: Catalog | None = None) -> Sweep:
+    """The sweep in a document, or in a dictionary from Python, expanded."""
+    sweep = source if isinstance(source, Document) else Document(source)
+    return _Expansion(sweep, catalog or default_catalog()).result()
+
+
+class _Expansion:
+    """One expansion: collects mistakes of the sweep's file, its base and its runs until `result`."""
+
+    def __init__(self, sweep: Document, catalog: Catalog):
+        self.sweep, self.catalog = sweep, catalog
+        self.located: list[Located] = []
+
+    def result(self) -> Sweep:
+        file = self.file()
+        combinations = self.combinations(file, self.base(file.base))
+        self.stale(file, combinations)
+        runs, skipped = self.runs(file, combinations)
+        self.give_up()
+        return Sweep(tuple(runs), tuple(skipped), file.target)
+
+    def note(self, *mistakes: Mistake) -> None:
+        self.located += locate(mistakes, self.sweep)
+
+    def give_up(self) -> None:
+        """ConfigError, if there are mistakes so far."""
+        fail(self.located)
+
+    def file(self) -> _File:
+        data = self.sweep.data
+        if isinstance(data, Mapping) and "base" not in data and {"rule", "model", "data"} & set(data):
+            self.note(Mistake((), "value", "this is a run, not a sweep: start it with `locallearn run`"))
+            self.give_up()
+        if isinstance(data, Mapping) and "tune" in data:
+            self.note(Mistake(("tune",), "value", "tuning is not available yet; leave it out"))
+            data = {key: value for key, value in data.items() if key != "tune"}
+        reader = Reader(self.catalog)
+        file = reader.section(_File, data, ())
+        self.note(*reader.mistakes)
+        self.give_up()
+        return file
+
+    def base(self, base: Any) -> Document:
+        if not isinstance(base, str):
+            document = self.sweep.under(("base",))
+        else:
+            path = self.sweep.folder / base
+            try:
+                document = read(path, rank=-1)
+            except ConfigError as error:
+                name = printable(str(path))
+                self.note(*(Mistake(("base",), "value", p.what) for p in error.problems if p.where == name))
+                self.located += [Located((-1, 0), problem) for problem in error.problems if problem.where != name]
+                self.give_up()
+                raise
+        if not isinstance(document.data, Mapping):
+            self.note(Mistake(("base",), "value", "must be the path of a run's file, or a run"))
+        elif {"base", "vary"} & set(document.data):
+            self.note(Mistake(("base",), "value", "is itself a sweep; a base is a run"))
+        self.give_up()
+        return document
+
+    def combinations(self, file: _File, base: Document) -> list[Combination]:
+        axes, mistakes = axes_of(self.sweep, file.vary)
+        self.note(*mistakes)
+        count = math.prod(len(axis.choices) for axis in axes) * len(file.seeds or (0,))
+        if count > MAX_RUNS:
+            self.note(Mistake(("vary",), "value", f"makes {count} runs; {MAX_RUNS} are the most"))
+        self.give_up()
+        overrides = [
+            (override, {key: self.sweep.under(("overrides", k, "set", key)) for key in override.set})
+            for k, override in enumerate(file.overrides)
+        ]
+        choices = itertools.product(*(axis.choices for axis in axes))
+        return [self.combination(base, axes, chosen, overrides) for chosen in choices]
+
+    def combination(self, base: Document, axes: list[Axis], chosen: tuple[Choice, ...], overrides: list[Any]) -> Combination:
+        labels = {axis.name: c.label for axis, c in zip(axes, chosen, strict=True) if c.label is not None}
+        run = base
+        for choice in chosen:
+            run = self.changed(run, choice.changes)
+        for override, changes in overrides:
+            if holds(override.when, run, labels, self.catalog):
+                run = self.changed(run, changes)
+        return Combination(run, chosen, labels)
+
+    def changed(self, run: Document, changes: Mapping[str, Document]) -> Document:
+        for key, value in changes.items():
+            try:
+                run = run.put(split_key(key), value)
+            except NotAMapping as error:
+                place = value.place(())
+                problem = Problem(place.where if place else key, f"`{error}` has no keys of its own that could be set")
+                self.located.append(Located(place.order if place else (0, 0), problem))
+        return run
+
+    def stale(self, file: _File, combinations: list[Combination]) -> None:
+        runs = [(c.run, c.labels) for c in combinations]
+        for name in ("overrides", "skip"):
+            for k, entry in enumerate(getattr(file, name)):
+                self.note(*useless(entry.when, (name, k, "when"), runs, self.catalog))
+
+    def runs(self, file: _File, combinations: list[Combination]) -> tuple[list[Run], list[Skipped]]:
+        runs: list[Run] = []
+        skipped: list[Skipped] = []
+        names: dict[str, Mapping[str, Any]] = {}
+        for combination in combinations:
+            reasons = [s.because for s in file.skip if holds(s.when, combination.run, combination.labels, self.catalog)]
+            if reasons:
+                skipped.append(Skipped(written_values(combination), reasons[0]))
+                continue
+            config, located = check(combination.run, self.catalog)
+            self.located += located
+            if config is None:
+                continue
+            varied = varied_values(combination, config)
+            digest = config.digest()
+            if digest in names:
+                what = f"two combinations are the same run: {in_words(names[digest])}; and {in_words(varied)}"
+                self.note(Mistake(("vary",), "value", what))
+            names[digest] = varied
+            name = f"{folder(combination, config, varied)}-{digest[:8]}"
+            seeds = file.seeds or (config.seed,)
+            runs += [Run(dataclasses.replace(config, seed=seed), varied, name) for seed in seeds]
+        if not runs and not self.located:
+            self.note(Mistake(("skip",), "value", "skips every combination"))
+        return runs, skipped
+
+
+def select(runs: Sequence[Run], only: Sequence[str]) -> list[Run]:
+    """The runs that meet every `key=value` condition. ConfigError for a key that no run has, or if none is left."""
+    chosen = list(runs)
+    for condition in only:
+        where = f"--only {printable(condition)}"
+        key, equals, text = condition.partition("=")
+        if not equals:
+            raise ConfigError([Problem(where, "write key=value, such as --only rule.name=backprop")])
+        wanted = {key: parse(text, where, empty=True).data}
+        if not any(key in run.varied or Document(run.config.canonical()).at(split_key(key)) is not MISSING for run in runs):
+            raise ConfigError([Problem(where, f"no run has the key `{key}`")])
+        chosen = [run for run in chosen if holds(wanted, Document(run.config.canonical()), run.varied, run.config.catalog)]
+    if not chosen:
+        raise ConfigError([Problem(" ".join(f"--only {printable(c)}" for c in only), "no run is left")])
+    return chosen
