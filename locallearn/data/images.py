@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from locallearn.data.files import locate, present, read_published
 from locallearn.data.idx import parse_idx
 from locallearn.data.published import PUBLISHED
 from locallearn.fields import Count
+from locallearn.markers import Aside
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,10 @@ class _IdxImages:
     example_shape: ClassVar[tuple[int, ...]] = (28, 28, 1)
     classes: ClassVar[int] = 10
 
-    folder: str | None = None  # with the files; else the variable LOCALLEARN_DATA, else the user's cache
-    download: bool = False  # fetch missing files
+    folder: Annotated[str | None, Aside()] = None  # with the files; else the variable LOCALLEARN_DATA, else the user's cache
+    download: Annotated[bool, Aside()] = False  # fetch missing files
     limit: Count | None = None  # use only so many training examples, in the classes' proportions
+    centred: bool = False  # values from -1 to 1 instead of 0 to 1
 
     @property
     def train_size(self) -> int:
@@ -47,17 +49,19 @@ class _IdxImages:
         return len(present(self.name, place)) == len(PUBLISHED[self.name].files)
 
     def load(self) -> Dataset:
-        """The images, values divided by 255; DataError if a file is missing, truncated or altered."""
+        """The images, values scaled; DataError if a file is missing, truncated or altered."""
         if self.download and not self.available():
             download(self.name, self.folder)
         contents = zip(read_published(self.name, self.folder), PUBLISHED[self.name].files, strict=True)
         arrays = [parse_idx(content, file.name) for content, file in contents]
         train = limited(self.name, Arrays(*arrays[:2]), self.limit)
-        return Dataset.of(self.name, _scaled(train), _scaled(Arrays(*arrays[2:])), classes=self.classes)
+        train, test = (_scaled(part, self.centred) for part in (train, Arrays(*arrays[2:])))
+        return Dataset.of(self.name, train, test, classes=self.classes)
 
 
-def _scaled(part: Arrays) -> Arrays:
-    return Arrays(part.x[..., None] / np.float32(255), part.y)
+def _scaled(part: Arrays, centred: bool) -> Arrays:
+    x = part.x[..., None] / np.float32(255)
+    return Arrays(2 * x - 1 if centred else x, part.y)
 
 
 @dataclass(frozen=True)
