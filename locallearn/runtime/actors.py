@@ -29,6 +29,10 @@ class ShardActor:
     def __init__(self, shard: int, core: int | None = None):
         if core is not None:
             os.sched_setaffinity(0, {core})
+        import jax
+
+        # A shard waits for each result at once, so a hand-over to another thread costs time and hides none.
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
         self._shard = shard
         self.reset()
 

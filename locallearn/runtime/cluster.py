@@ -7,11 +7,16 @@ import logging
 import os
 import time
 import uuid
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import ray
+from ray import exceptions
+
 from locallearn.errors import LocallearnError, ShardLost
+from locallearn.runtime.actors import ShardActor
 from locallearn.runtime.setup import Setup
 from locallearn.runtime.training import Compiled, Evaluated, Event, Finished, Progress, Snapshot
 from locallearn.traffic import Traffic
@@ -42,8 +47,6 @@ def train_on_ray(
 
 def _connect(address: str | None, shards: int) -> bool:
     """Join or start Ray; whether it is ours alone."""
-    import ray
-
     if ray.is_initialized():
         return False
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
@@ -56,8 +59,17 @@ def _connect(address: str | None, shards: int) -> bool:
         return False
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
-    ray.init(address="local", include_dashboard=False, num_cpus=max(shards, os.cpu_count() or 1), **quiet)
+    with _no_fork_warning():
+        ray.init(address="local", include_dashboard=False, num_cpus=max(shards, os.cpu_count() or 1), **quiet)
     return True
+
+
+@contextlib.contextmanager
+def _no_fork_warning() -> Iterator[None]:
+    """JAX warns of any fork, with reason; Ray's are followed by an exec at once, which is safe."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
+        yield
 
 
 class Crew:
@@ -69,6 +81,7 @@ class Crew:
     def __init__(self, shards: int, *, address: str | None = None, name: str = "run"):
         self.shards, self.address, self.name = shards, address, name
         self.actors: list[Any] = []
+        self._last: list[Any] = [None] * shards
         self.processes: list[int] = []
         self.peak_memory = [0] * shards
         self._private = False
@@ -83,31 +96,35 @@ class Crew:
         return self
 
     def __exit__(self, *_: object) -> None:
-        import ray
-
         for actor in self.actors:
             with contextlib.suppress(Exception):
                 ray.kill(actor)
         self.actors = []
         if self._private:
-            ray.shutdown()
+            with _no_fork_warning():
+                ray.shutdown()
 
     def train(self, make_setup: Callable[[], Setup], resume: Snapshot | None = None, keep_seconds: float = 5.0) -> Iterator[Event]:
         """The events of one run."""
-        import ray
-
         self._queues: list[deque[Event]] = [deque() for _ in self.actors]
         self._last: list[Any] = [None] * self.shards
-        ray.get([actor.reset.remote() for actor in self.actors])
-        ray.get([a.start.remote(self.actors, make_setup, _own(resume, k), keep_seconds) for k, a in enumerate(self.actors)])
+        self._all([actor.reset.remote() for actor in self.actors])
+        work = ray.put(make_setup)
+        self._all([a.start.remote(self.actors, work, _own(resume, k), keep_seconds) for k, a in enumerate(self.actors)])
         yield from self._events()
+
+    def _all(self, references: list[Any]) -> list[Any]:
+        """What every actor answers, in order of the shards."""
+        answers = []
+        for shard, reference in enumerate(references):
+            try:
+                answers.append(ray.get(reference))
+            except exceptions.RayActorError as error:
+                raise self._lost(shard, error) from error
+        return answers
 
     def _hire(self) -> None:
         """One actor for each shard, each on a core of its own where they would else fight for the cores of this machine."""
-        import ray
-
-        from locallearn.runtime.actors import ShardActor
-
         cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
         pinned = bool(self._private and cores and self.shards >= len(cores))
         for k in range(self.shards):
@@ -121,12 +138,10 @@ class Crew:
                 f"only {len(placed)} of {self.shards} shards found a place within {PLACE_SECONDS:.0f} s: each needs 1 CPU and "
                 f"{free:g} are free; take fewer shards or a larger Ray"
             )
-        self.processes = ray.get(waiting)
+        self.processes = self._all(waiting)
 
     def _events(self) -> Iterator[Event]:
         """Everything the shards report together, until all have finished."""
-        import ray
-
         asked: dict[Any, int] = {actor.status.remote(): k for k, actor in enumerate(self.actors)}
         while asked:
             ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=POLL_SECONDS)
@@ -141,11 +156,9 @@ class Crew:
             asked.update({self.actors[k].status.remote(): k for k in range(len(self.actors)) if k not in asked.values()})
 
     def _heard(self, shard: int, reference: Any) -> Iterator[Event]:
-        import ray
-
         try:
-            status = ray.get(reference)
-        except ray.exceptions.RayError as error:
+            status: Any = ray.get(reference)
+        except exceptions.RayError as error:
             raise self._lost(shard, error) from error
         self._last[shard], self.peak_memory[shard] = status, status.peak_memory
         if status.failure:
@@ -162,21 +175,17 @@ class Crew:
 
     def _check_others(self, shard: int) -> None:
         """A shard that fails because its neighbour died is not the cause."""
-        import ray
-
         for k, actor in enumerate(self.actors):
             if k != shard:
                 try:
                     ray.get(actor.status.remote(), timeout=1.0)
-                except ray.exceptions.GetTimeoutError:
+                except exceptions.GetTimeoutError:
                     continue
-                except ray.exceptions.RayError as error:
+                except exceptions.RayError as error:
                     raise self._lost(k, error) from error
 
     def _lost(self, shard: int, error: Exception) -> ShardLost:
         """Which shard, at which step, and who waited for what from it."""
-        import ray
-
         time.sleep(POLL_SECONDS)
         for k, actor in enumerate(self.actors):
             with contextlib.suppress(Exception):

@@ -103,7 +103,7 @@ class FusedSession(Session):
 
     def __init__(self, setup: Setup):
         self.setup, self.traffic = setup, Traffic()
-        self._state: Row | None = None
+        self._state: Any = None
         self._x, self._y = jnp.asarray(setup.split.train.x), jnp.asarray(setup.split.train.y)
 
     def enter(self, stage: Stage) -> None:
@@ -204,7 +204,7 @@ class FramedSession(Session):
 
     def __init__(self, setup: Setup, shards: Sequence[int]):
         self.setup, self.shards, self.traffic = setup, tuple(shards), Traffic()
-        self._state: Row | None = None
+        self._state: Any = None
         self._segments: dict[int, Segments] = {}
         self._asides = 0
 

@@ -139,7 +139,7 @@ class _Course:
             return None, None
         deployed = self.session.correct(part, lossless=False)
         lossless = self.session.correct(part, lossless=True) if self.session.stage.lossy else deployed
-        return tuple(None if count is None else count / len(part.y) for count in (deployed, lossless))
+        return _share(deployed, part), _share(lossless, part)
 
     def _choose(self, stage: Stage, step: int, loss: float | None, accuracy: float | None) -> int:
         """What the top decides; what the others would is never asked for."""
@@ -170,3 +170,7 @@ class _Course:
     def _finish(self, step: int) -> Finished:
         test, lossless = self._accuracies(self.setup.split.test)
         return Finished(step, self.reason, test, lossless, self.session.snapshot(), self.session.traffic)
+
+
+def _share(count: int | None, part: Any) -> float | None:
+    return None if count is None else count / len(part.y)
