@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Spec = jax.ShapeDtypeStruct
 Packet = tuple[jax.Array, ...]
@@ -115,6 +116,10 @@ def float16() -> Codec:
     return _cast(jnp.float16)
 
 
+_LARGEST_SCALE = np.nextafter(np.float32(np.finfo(np.float32).max / 127), np.float32(0))
+"""The largest float32 of which 127 times is still finite."""
+
+
 def int8() -> Codec:
     """8 bits and one float32 scale for each row (the last axis): x ~ scale * q, |error| <= scale / 2. Suits activations and errors.
 
@@ -122,9 +127,9 @@ def int8() -> Codec:
     """
 
     def encode(x: jax.Array, sender: Any, context: Context) -> tuple[Packet, Any]:
-        x = jnp.atleast_1d(x)
+        x = jnp.atleast_1d(x).astype(jnp.float32)
         largest = jnp.max(jnp.abs(x), axis=-1, keepdims=True)
-        scale = (largest / 127).astype(jnp.float32)
+        scale = jnp.minimum(largest / 127, _LARGEST_SCALE)
         safe = jnp.where(scale > 0, scale, 1)
         q = jnp.clip(jnp.round(x / safe), -127, 127).astype(jnp.int8)
         return (q, jnp.where(jnp.isfinite(largest), scale, jnp.nan)), sender
