@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from locallearn.codec import build
 from locallearn.data.dataset import Arrays
@@ -19,6 +20,9 @@ from locallearn.rules import RULES
 from locallearn.runtime.setup import Setup, Split, Stage
 from locallearn.runtime.wiring import Wiring, choose_codecs, deal
 from locallearn.train import Optimizer
+
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
 
 EXACT = (("exact", ()),)
 ADAM = Optimizer(rate=0.01)
