@@ -3,11 +3,15 @@
 from locallearn.rules.backprop import Backprop
 from locallearn.rules.direct_feedback import DirectFeedback
 from locallearn.rules.feedback_alignment import FeedbackAlignment
+from locallearn.rules.forward_forward import ForwardForward
+from locallearn.rules.local_classifier import LocalClassifier
 from locallearn.rules.mono_forward import MonoForward
 
 RULES: dict[str, type] = {
     "backprop": Backprop,
     "feedback_alignment": FeedbackAlignment,
     "direct_feedback": DirectFeedback,
+    "local_classifier": LocalClassifier,
     "mono_forward": MonoForward,
+    "forward_forward": ForwardForward,
 }

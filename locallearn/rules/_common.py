@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -60,3 +62,10 @@ def label(block: Block, y: jax.Array) -> jax.Array:
 def head_key(key: jax.Array) -> jax.Array:
     """The key of a block's head; the block itself begins as under every other rule."""
     return jax.random.fold_in(key, 0x4EAD)
+
+
+def unknown_classes(blocks: Sequence[Block]) -> list[str]:
+    """Whether a block below the top lacks the number of classes, in a sentence."""
+    classes = math.prod(blocks[-1].out_shape)
+    known = all(block.classes == classes for block in blocks)
+    return [] if known else [f"needs blocks that know the number of classes, {classes}: the model must give it to each of them"]

@@ -19,6 +19,7 @@ normalisation.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -27,7 +28,7 @@ import jax
 from locallearn.block import Block, State
 from locallearn.chain import Chain, Row
 from locallearn.rule import Batch, Info, Message, Rule
-from locallearn.rules._common import Local, WithHead, cross_entropy, flat, forward_body, head_key, label
+from locallearn.rules._common import Local, WithHead, cross_entropy, flat, forward_body, head_key, label, unknown_classes
 
 
 def goodness(block: Block, params: WithHead, x: jax.Array) -> jax.Array:
@@ -51,6 +52,10 @@ class MonoForward(Rule):
     }
     family: ClassVar = "local losses"
     assumes: ClassVar = "labels in every block; only forward locked"
+
+    def problems(self, blocks: Sequence[Block]) -> list[str]:
+        """M_l has a row for each class."""
+        return super().problems(blocks) + unknown_classes(blocks)
 
     def init(self, block: Block, key: jax.Array) -> State:
         """M_l from N(0, 1/n_l): the goodness of a class begins with the scale of one activity."""
