@@ -9,8 +9,8 @@ from typing import Any
 
 from locallearn.runtime.frame import Address, FrameError, address_of
 
-WINDOW = 16
-"""Frames of one stream (sender, receiver, microbatch) that may be on their way or waiting."""
+WINDOW = 24
+"""The most frames of one stream (sender, receiver, microbatch) that may be on their way or waiting."""
 
 Stream = tuple[int, int]
 """(shard at the other end, microbatch)."""
@@ -59,6 +59,8 @@ class Mailbox:
 class Outbox:
     """Sends frames to neighbours, never more than WINDOW of a stream ahead of what was taken.
 
+    It asks about the oldest third of a window once two thirds are open, so that the answers are there already and nobody waits.
+
     send(dst, data) -> a reference; await_all(references) -> what `Mailbox.put` returned for each; await_taken(dst, stream, at_least).
     """
 
@@ -74,10 +76,11 @@ class Outbox:
         references = self._open[stream]
         references.append(self._send(address.dst, data))
         self._sent[stream] += 1
-        if len(references) < WINDOW:
+        third = WINDOW // 3
+        if len(references) < 2 * third:
             return
-        oldest = [references.popleft() for _ in range(WINDOW // 2)]
+        oldest = [references.popleft() for _ in range(third)]
         self._taken[stream] = max(self._taken[stream], *self._await_all(oldest))
-        if self._sent[stream] - self._taken[stream] >= WINDOW:
-            enough = self._sent[stream] - WINDOW // 2
+        if self._sent[stream] - self._taken[stream] >= 2 * third:
+            enough = self._sent[stream] - third
             self._taken[stream] = self._await_taken(address.dst, (self._me, address.micro), enough)
