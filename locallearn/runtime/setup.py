@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -79,6 +78,7 @@ class Setup:
     microbatches: int = 1
     stop_accuracy: float | None = None
     stop_bytes: int | None = None
+    _footprints: dict[Any, Footprint] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def steps(self) -> int:
@@ -102,24 +102,21 @@ class Setup:
 
         return Row(start(i, block) for i, block in enumerate(stage.blocks))
 
-    @functools.cache  # noqa: B019 (a setup lives as long as its run)
     def plan_step(self, stage: Stage) -> Footprint:
         """What a training step sends: of all its microbatches together, but for the critical path, which is one's."""
-        part = self._plan(
-            stage,
-            stage.wiring,
-            lambda chain, state, batch: stage.rule.step(chain, state, batch),
-            self.batch // self.microbatches,
-        )
-        return part._replace(traffic=part.traffic * self.microbatches)
 
-    @functools.cache  # noqa: B019
+        def make() -> Footprint:
+            step = lambda chain, state, batch: stage.rule.step(chain, state, batch)  # noqa: E731
+            part = self._plan(stage, stage.wiring, step, self.batch // self.microbatches)
+            return part._replace(traffic=part.traffic * self.microbatches)
+
+        return self._once(("step", stage), make)
+
     def plan_evaluation(self, stage: Stage) -> Footprint:
         """What the evaluation of one batch sends."""
         predict = lambda chain, state, batch: stage.rule.predict(chain, state, batch.x)  # noqa: E731
-        return self._plan(stage, stage.wiring, predict, self.evaluation_batch, training=False)
+        return self._once(("evaluation", stage), lambda: self._plan(stage, stage.wiring, predict, self.evaluation_batch, training=False))
 
-    @functools.cache  # noqa: B019
     def plan_decision(self, stage: Stage) -> Footprint:
         """What the decision after an evaluation sends."""
         plan = Plan(stage.control)
@@ -130,6 +127,11 @@ class Setup:
         """(sender, receiver) of each channel before the stage, for each microbatch."""
         channels = self.plan_step(stage).channels
         return [initial_memory(stage.wiring, channels, self.seed + k) for k in range(self.microbatches)]
+
+    def _once(self, key: Any, make: Callable[[], Footprint]) -> Footprint:
+        if key not in self._footprints:
+            self._footprints[key] = make()
+        return self._footprints[key]
 
     def _plan(self, stage: Stage, wiring: Wiring, choreography: Any, size: int, training: bool = True) -> Footprint:
         plan = Plan(wiring, training)
