@@ -91,8 +91,8 @@ class _Course:
         """Stage after stage."""
         step = resume.step if resume else 0
         for stage in self.setup.stages:
-            if step >= stage.stop and stage is not self.setup.stages[-1]:
-                continue
+            if resume and step > stage.stop:
+                continue  # over before the snapshot, which was taken in the first stage that reaches its step
             self.session.enter(stage)
             if resume:
                 self.session.restore(resume.shards)
@@ -100,12 +100,13 @@ class _Course:
             yield Compiled(step, self.session.compile_seconds)
             while step < stage.stop and self.reason == "steps":
                 step = yield from self._interval(stage, step)
+            if self.reason != "steps":
+                break
         yield self._finish(step)
 
     def _interval(self, stage: Stage, step: int) -> Generator[Event, None, int]:
         """Up to the next evaluation, and what is decided there."""
-        every = self.setup.evaluate_every
-        step, loss = yield from self._chunks(step, min(stage.stop, (step // every + 1) * every))
+        step, loss = yield from self._chunks(step, self._goal(step))
         started = time.perf_counter()
         accuracy, lossless = self._accuracies(self.setup.split.validation)
         decision = self.session.decide(self._choose(stage, step, loss, accuracy))
@@ -148,7 +149,7 @@ class _Course:
             self.reason = "diverged"
         elif setup.stop_accuracy is not None and accuracy is not None and accuracy >= setup.stop_accuracy:
             self.reason = "accuracy"
-        elif setup.stop_bytes is not None and self._planned(step + setup.evaluate_every) > setup.stop_bytes:
+        elif setup.stop_bytes is not None and self._planned(self._goal(step)) > setup.stop_bytes:
             self.reason = "bytes"
         if self.reason != "steps":
             return STOP
@@ -157,14 +158,20 @@ class _Course:
         self.kept = time.perf_counter()
         return KEEP
 
+    def _goal(self, step: int) -> int:
+        """The next evaluation: they are at the multiples of `evaluate_every` and at the end of each stage."""
+        every = self.setup.evaluate_every
+        return min([(step // every + 1) * every, *(stage.stop for stage in self.setup.stages if stage.stop > step)])
+
     def _planned(self, step: int) -> int:
-        """Bytes of training up to a step: an upper bound where codecs have variable sizes, exact where they have not."""
-        total = 0
+        """Bytes of training up to an evaluation: an upper bound where codecs have variable sizes, exact where they have not."""
+        total, every = 0, self.setup.evaluate_every
         for stage in self.setup.stages:
-            steps = max(0, min(step, stage.stop) - stage.start)
-            decisions = -(-steps // self.setup.evaluate_every)
-            total += steps * self.setup.plan_step(stage).traffic.bytes
-            total += decisions * self.setup.plan_decision(stage).traffic.bytes
+            stop = min(step, stage.stop)
+            if stop > stage.start:
+                decisions = stop // every - stage.start // every + (stop % every > 0)
+                total += (stop - stage.start) * self.setup.plan_step(stage).traffic.bytes
+                total += decisions * self.setup.plan_decision(stage).traffic.bytes
         return total
 
     def _finish(self, step: int) -> Finished:
