@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from locallearn.codec import build
+from locallearn.codec import Codec, build
 from locallearn.data.dataset import Arrays
 from locallearn.models import MLP
 from locallearn.rules import RULES
@@ -56,7 +56,7 @@ def _is_outside(host):
 def _blobs(rng, count):
     """Three Gaussian classes around corners of a cube: 12 numbers and a label."""
     y = rng.integers(0, 3, count).astype(np.int32)
-    x = rng.normal(size=(count, 12)) + 2 * np.eye(3, 12)[y]
+    x = rng.normal(size=(count, 12)) + 3 * np.eye(3, 12)[y]
     return Arrays(x.astype(np.float32), y)
 
 
@@ -85,7 +85,7 @@ def phase():
 def make_setup(tiny_split):
     """`make_setup(rule, codec=..., shards=..., microbatches=...)`: a run of a 12-8-7-6-3 network on 60 examples, 5 steps an epoch.
 
-    rule: a name, a rule or several `phase`s. codec: a spec for `build`, or a dictionary of codecs by message or kind.
+    rule: a name, a rule or several `phase`s. codec: a spec for `build`, a codec, or a dictionary of codecs by message or kind.
     """
 
     def make(
@@ -114,7 +114,8 @@ def make_setup(tiny_split):
                 for b in model.blocks(split.train.x.shape[1:])
             ]
             assert not one.problems(blocks)
-            chosen, default = (codec, build(EXACT)) if isinstance(codec, dict) else ({}, build(codec))
+            chosen = codec if isinstance(codec, dict) else {}
+            default = codec if isinstance(codec, Codec) else build(EXACT if chosen else codec)
             wiring = Wiring(deal(len(blocks), shards), one.messages, choose_codecs(one.messages, chosen, default))
             stages.append(Stage(one, tuple(blocks), wiring, start, start + part.steps))
             start += part.steps
