@@ -1,0 +1,70 @@
+"""From a configuration to a Setup: data loaded and split, blocks with their optimizers, wiring, and the phases as stages."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from itertools import accumulate
+from typing import Any
+
+from locallearn.block import Block
+from locallearn.codec import build
+from locallearn.data.dataset import Dataset, split
+from locallearn.errors import RuleError
+from locallearn.experiment.config import Config
+from locallearn.rule import Rule
+from locallearn.runtime.setup import Setup, Split, Stage
+from locallearn.runtime.wiring import Wiring, choose_codecs
+from locallearn.train import Phase
+
+
+def load_data(source: Any) -> Dataset:
+    """The data set that a configuration names; one that is in memory already as it is."""
+    return source.load() if hasattr(source, "load") else source
+
+
+def prepare(config: Config, load: Callable[[Any], Dataset] = load_data) -> Setup:
+    """Everything that the run needs. load: how its data gets into memory, such as a function that remembers it for the next run."""
+    dataset = load(config.data)
+    parts = split(dataset, config.validation)
+    examples = len(parts.train.y)
+    blocks = config.model.blocks(dataset.example_shape)
+    lengths = config.train.lengths(examples)
+    phases = config.train.phases or (Phase(),)
+    stages = tuple(
+        _stage(config, blocks, phase, (stop - length, stop))
+        for phase, length, stop in zip(phases, lengths, accumulate(lengths), strict=True)
+    )
+    return Setup(
+        stages=stages,
+        split=Split(parts.train, parts.validation, parts.test),
+        batch=config.train.batch,
+        evaluate_every=config.train.evaluate_every or max(1, examples // config.train.batch),
+        seed=config.seed,
+        microbatches=config.train.microbatches,
+        stop_accuracy=config.stop.accuracy,
+        stop_bytes=config.stop.bytes,
+    )
+
+
+def network(config: Config, phase: int = 0) -> Stage:
+    """The blocks and the rule of one phase without the data: for what was learnt, not for learning."""
+    phases = config.train.phases or (Phase(),)
+    return _stage(config, config.model.blocks(config.data.example_shape), phases[phase], (0, 1))
+
+
+def _stage(config: Config, blocks: list[Block], phase: Phase, steps: tuple[int, int]) -> Stage:
+    """One phase: every block with an optimizer for just these steps."""
+    start, stop = steps
+    if stop <= start:
+        raise RuleError("a phase has no steps: the training set is smaller than one batch")
+    rule: Rule = phase.rule or config.rule
+    optimizer = config.train.optimizer
+    ready = tuple(
+        dataclasses.replace(block, tx=optimizer.build(stop - start, block.index), learns=phase.learn == "all" or block.index in phase.learn)
+        for block in blocks
+    )
+    codecs = {key: build(spec) for key, spec in config.codecs.items() if key != "default"}
+    default = build(config.codecs["default"])
+    wiring = Wiring(config.placement.of(len(blocks)), rule.messages, choose_codecs(rule.messages, codecs, default))
+    return Stage(rule, ready, wiring, start, stop)
