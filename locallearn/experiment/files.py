@@ -1,0 +1,63 @@
+"""Files that are whole or not there: written beside their place, then moved into it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from locallearn.errors import LocallearnError
+
+
+class StoreError(LocallearnError):
+    """A run directory cannot be written, or holds something else."""
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """The file appears complete, or not at all: whoever is killed here leaves at most a hidden file, which nobody reads.
+
+    StoreError if the disk is full or the folder cannot be written.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> StoreError:
+    """The error for a file that could not be written, in one sentence."""
+    return StoreError(f"{path}: cannot be written: {error.strerror or error}; nothing that was complete is damaged")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Plain data, readable by people."""
+    text = json.dumps(finite(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write_whole(path, lambda file: file.write(text.encode()))
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote; None if there is no such file. StoreError if it is damaged."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path}: cannot be read: {error}") from error
+
+
+def finite(value: Any) -> Any:
+    """The value with null for numbers that JSON does not know (NaN and infinity)."""
+    if isinstance(value, dict):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

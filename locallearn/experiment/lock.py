@@ -1,0 +1,100 @@
+"""One run directory, one process: a lock that says who holds it and shows that it still does."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+from locallearn.experiment.files import StoreError, unwritable, write_whole
+
+BEAT_SECONDS = 5.0
+SILENT_SECONDS = 60.0
+"""A holder on another host whose file has not been touched for so long is gone."""
+
+
+class Lock:
+    """The lock of a run directory, held by this process from `with` to its end; StoreError if another process holds it."""
+
+    def __init__(self, directory: Path):
+        self.directory, self.path = directory, directory / "lock"
+        self._released = threading.Event()
+
+    def __enter__(self) -> Self:
+        with _guarded(self.directory):
+            holder = holder_of(self.directory)
+            if holder is not None:
+                where = f"process {holder['pid']} on {holder['host']}"
+                raise StoreError(f"{self.directory}: {where} is running it; wait for it or stop it first")
+            mine = {"host": socket.gethostname(), "pid": os.getpid(), "begun": _begun(os.getpid())}
+            write_whole(self.path, lambda file: file.write(json.dumps(mine).encode()))
+        self._beat = threading.Thread(target=self._beats, daemon=True)
+        self._beat.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._released.set()
+        self._beat.join()
+        self.path.unlink(missing_ok=True)
+
+    def _beats(self) -> None:
+        while not self._released.wait(BEAT_SECONDS):
+            with contextlib.suppress(OSError):
+                os.utime(self.path)
+
+
+def holder_of(directory: Path) -> dict[str, Any] | None:
+    """Host and pid of the process that holds the directory's lock, None if there is none or it is gone."""
+    path = directory / "lock"
+    try:
+        holder = json.loads(path.read_text())
+        silent = time.time() - path.stat().st_mtime
+    except (OSError, ValueError):
+        return None
+    if holder["host"] != socket.gethostname():
+        return holder if silent < SILENT_SECONDS else None
+    return holder if _alive(holder["pid"], holder["begun"]) else None
+
+
+def _alive(pid: int, begun: str) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return _begun(pid) == begun
+
+
+def _begun(pid: int) -> str:
+    """When the process began, as the system counts; empty where it does not say. Tells a process from a later one of the same number."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] == "Z" else fields[19]
+
+
+@contextlib.contextmanager
+def _guarded(directory: Path) -> Iterator[None]:
+    """No two processes of this host look at a lock and take it at the same moment."""
+    try:
+        import fcntl
+    except ImportError:  # not a POSIX system
+        yield
+        return
+    try:
+        handle = os.open(directory, os.O_RDONLY)
+    except OSError as error:
+        raise unwritable(directory, error) from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

@@ -1,0 +1,45 @@
+"""Records: the state of a run at an evaluation as one flat mapping, which is a line of metrics.jsonl and a row of tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from locallearn.experiment.files import finite
+from locallearn.runtime.setup import Setup, Stage
+from locallearn.runtime.training import Evaluated
+
+TIMES = ("seconds", "compile_seconds")
+"""What differs between two runs of the same configuration; nothing else does."""
+
+
+def record_of(setup: Setup, event: Evaluated) -> dict[str, Any]:
+    """One evaluation. Bytes are framed and count from the beginning of the run; there is one `bytes_<kind>` for each kind."""
+    traffic = event.traffic
+    return finite(
+        {
+            "step": event.step,
+            "examples": event.step * setup.batch,
+            "seconds": round(event.seconds, 6),
+            "compile_seconds": round(event.compile_seconds, 6),
+            # A mean of means: its last digits depend on how the steps were cut into chunks, which follows the clock.
+            "train_loss": None if event.train_loss is None else float(f"{event.train_loss:.7g}"),
+            "validation_accuracy": event.accuracy,
+            "validation_accuracy_lossless": event.accuracy_lossless,
+            "bytes": traffic.bytes,
+            "payload_bytes": traffic.payload_bytes,
+            "messages": traffic.message_count,
+            "hops": hops_at(setup, event.step),
+            "bytes_worst_link": traffic.worst_link,
+            **{f"bytes_{kind}": amount for kind, amount in traffic.by_kind().items()},
+        }
+    )
+
+
+def stage_at(setup: Setup, step: int) -> Stage:
+    """The stage that a run is in after `step` steps."""
+    return next((stage for stage in setup.stages if step <= stage.stop), setup.stages[-1])
+
+
+def hops_at(setup: Setup, step: int) -> int:
+    """Messages on the critical path of the first `step` steps, one after the other."""
+    return sum(max(0, min(step, stage.stop) - stage.start) * setup.plan_step(stage).hops for stage in setup.stages)
