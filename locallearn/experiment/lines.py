@@ -1,0 +1,119 @@
+"""The course of a run in lines of plain text: what a pipe, log.txt and a terminal all show."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from locallearn.experiment.codecs import EXACT
+from locallearn.experiment.config import Config, codec_label
+from locallearn.experiment.events import Ended, Started
+from locallearn.experiment.planning import planned_traffic
+from locallearn.experiment.provenance import relative
+from locallearn.experiment.result import Result
+from locallearn.experiment.words import decimal, duration, number, plural, size
+from locallearn.runtime.setup import Setup
+from locallearn.runtime.training import Compiled, Evaluated, Progress
+
+WIDTH = 80
+FABRICS = {"local": "fused", "eager": "eager", "ray": "ray"}
+HEADER = f"{'step':>8}{'loss':>9}{'valid':>8}{'sent':>12}{'rate':>11}"
+
+
+class Lines:
+    """Turns the events of one run into lines; call it with each."""
+
+    def __init__(self) -> None:
+        self.steps, self.step, self._rated, self._titled, self._compiled = 0, 0, (0, 0.0), False, 0.0
+
+    def __call__(self, event: Any) -> list[str]:
+        """What to show for an event; often nothing."""
+        match event:
+            case Started():
+                return self._started(event)
+            case Compiled():
+                seconds, self._compiled = event.seconds - self._compiled, event.seconds
+                return [f"compile  {duration(seconds)}"] if seconds else []
+            case Evaluated():
+                return self._evaluated(event)
+            case Progress():
+                self.step = event.step
+                return []
+            case Ended():
+                return _ended(event)
+            case _:
+                return []
+
+    def _started(self, event: Started) -> list[str]:
+        self.steps, self.step = event.setup.steps, event.resumed or 0
+        lines = [*headline(event), plan_line(event.setup)]
+        if event.on == "ray":
+            lines.append("ray      starting actors; a Ray of its own takes 5 to 10 s, use --address for one that runs")
+        if event.resumed is not None:
+            lines.append(f"resume   from step {event.resumed} of {self.steps}")
+        return lines + [f"note     {note}" for note in event.notes]
+
+    def _evaluated(self, event: Evaluated) -> list[str]:
+        steps, seconds = event.step - self._rated[0], event.seconds - self._rated[1]
+        self.step, self._rated = event.step, (event.step, event.seconds)
+        rate = f"{number(steps / seconds)}/s" if seconds > 0 else "-"
+        loss, valid = decimal(event.train_loss), decimal(event.accuracy)
+        row = f"{event.step:>8}{loss:>9}{valid:>8}{size(event.traffic.bytes):>12}{rate:>11}"
+        title, self._titled = ([] if self._titled else [HEADER]), True
+        return [*title, row]
+
+
+def headline(event: Started) -> list[str]:
+    """Rule, model, shards, codecs, and where it runs."""
+    config, setup = event.config, event.setup
+    shards = plural(setup.stages[0].wiring.shards, "shard")
+    parts = [config.rule_name, model_words(config, setup), shards, codec_words(config), f"{FABRICS[event.on]} on {event.device}"]
+    return wrapped(parts)
+
+
+def model_words(config: Config, setup: Setup) -> str:
+    """`mlp 196-256-10`, or the model's name and number of blocks."""
+    model = config.canonical()["model"]
+    widths = model.get("widths")
+    detail = "-".join(map(str, widths)) if widths else plural(len(setup.stages[0].blocks), "block")
+    return f"{model['name']} {detail}"
+
+
+def codec_words(config: Config) -> str:
+    """`int8`, or `exact, error int8`."""
+    words = [codec_label(config.codecs["default"])]
+    words += [f"{key} {codec_label(spec)}" for key, spec in config.codecs.items() if key != "default"]
+    return ", ".join(words if config.codecs["default"] != EXACT or len(words) == 1 else words[1:])
+
+
+def plan_line(setup: Setup) -> str:
+    """What a step sends, and what the run will."""
+    step = setup.plan_step(setup.stages[-1]).traffic
+    first = f"plan     {plural(step.message_count, 'message')}, {size(step.bytes)} a step"
+    return f"{first}  -> {size(planned_traffic(setup).bytes)} for {plural(setup.steps, 'step')}"
+
+
+def _ended(event: Ended) -> list[str]:
+    word = "already" if event.skipped else "done"
+    where = [f"         {relative(str(event.result.directory))}"] if event.result.directory else []
+    return [f"{word:<9}{outcome(event.result)}", *where]
+
+
+def outcome(result: Result) -> str:
+    """`0.861 test after 600 steps, 707 MiB, 3.1 s`, and why if it ended early."""
+    early = {"steps": "", "accuracy": " (accuracy reached)", "bytes": " (bytes spent)"}.get(result.reason, f" ({result.reason})")
+    return (
+        f"{decimal(result.test_accuracy)} test after {plural(result.step, 'step')}{early}, "
+        f"{size(result.traffic.bytes)}, {duration(result.seconds)}"
+    )
+
+
+def wrapped(parts: list[str], width: int = WIDTH) -> list[str]:
+    """Parts in a line, two spaces apart; what is too much goes to the next, indented."""
+    lines = [parts[0]]
+    for part in parts[1:]:
+        longer = f"{lines[-1]}  {part}"
+        if len(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(f"         {part}")
+    return lines

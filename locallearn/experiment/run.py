@@ -1,0 +1,240 @@
+"""One run, from a configuration to a result: in memory, or with a directory from which it goes on after any interruption."""
+
+from __future__ import annotations
+
+import math
+import traceback
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from locallearn.errors import LocallearnError
+from locallearn.experiment import checkpoint
+from locallearn.experiment.config import Config, write_yaml
+from locallearn.experiment.events import Ended, Listener, Started
+from locallearn.experiment.lines import Lines
+from locallearn.experiment.lock import Lock
+from locallearn.experiment.planning import plan
+from locallearn.experiment.prepare import load_data, prepare
+from locallearn.experiment.provenance import commit, now, provenance, relative, versions
+from locallearn.experiment.record import record_of, stage_at
+from locallearn.experiment.result import Result, load
+from locallearn.experiment.store import FAILED, FINISHED, SUFFIX, Store, move_away
+from locallearn.runtime.session import EagerSession, FusedSession, Session
+from locallearn.runtime.setup import Setup
+from locallearn.runtime.training import Evaluated, Event, Finished, Snapshot, train
+
+SESSIONS: dict[str, Callable[[Setup], Session]] = {"local": FusedSession, "eager": EagerSession}
+
+
+def silent(event: Any) -> None:
+    """Tells nobody."""
+
+
+class Interrupted(LocallearnError):
+    """The run was asked to stop; with a directory, the same command goes on."""
+
+
+class FailedBefore(LocallearnError):
+    """The run failed earlier and was not to be tried again."""
+
+
+@dataclass(frozen=True)
+class How:
+    """How a run is carried out: nothing here changes its result.
+
+    on: `local` (one compiled program), `eager` (message by message) or `ray` (one actor for each shard). keep_seconds: least time between
+    checkpoints. interrupted: asked after every event, true to stop. load: gets data into memory. retry: whether a run that failed
+    is tried again. source, varied: noted beside the run, where it comes from and what sets it apart in a sweep.
+    """
+
+    on: str = "local"
+    address: str | None = None
+    keep_seconds: float = 5.0
+    tell: Listener = silent
+    interrupted: Callable[[], bool] = lambda: False
+    load: Callable[[Any], Any] = load_data
+    retry: bool = True
+    source: str | None = None
+    varied: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.on not in SUFFIX:
+            raise LocallearnError(f"`{self.on}` is no way to run; there are {', '.join(SUFFIX)}")
+
+
+def run_name(config: Config, on: str = "local") -> Path:
+    """`<label>-<hash8>/seed-<n>`, with a suffix for every way to run but `local`."""
+    return Path(f"{config.label()}-{config.identity()}", seed_name(config, on))
+
+
+def seed_name(config: Config, on: str) -> str:
+    """`seed-<n>`, with a suffix for every way to run but `local`."""
+    return f"seed-{config.seed}{SUFFIX[on]}"
+
+
+def execute(config: Config, how: How = How(), directory: Path | None = None, fresh: bool = False) -> Result:
+    """The result of a configuration. With a directory: what is finished there is loaded, what was interrupted goes on.
+
+    fresh: move what the directory holds to `...~1` and begin anew.
+    """
+    if directory is None:
+        return _train(config, how, prepare(config, how.load), None)
+    if fresh:
+        move_away(directory)
+    store = Store(directory)
+    if store.holds(config.canonical()) and store.state == FINISHED:
+        result = load(directory)
+        how.tell(Ended(result, skipped=True))
+        return result
+    store.make()
+    with Lock(directory):
+        return _stored(config, how, store)
+
+
+def _stored(config: Config, how: How, store: Store) -> Result:
+    """Within the lock."""
+    if store.state == FAILED and not how.retry:
+        failure = store.read("failure.json")
+        raise FailedBefore(f"{store.directory}: failed before ({failure['type']}: {failure['message']}); use --retry-failed")
+    store.retry()
+    store.clean()
+    if not store.holds(config.canonical()):
+        meta = {**provenance(), "on": how.on, "source": how.source, "varied": dict(how.varied)}
+        store.begin(write_yaml(config, _header(how, meta)), meta)
+    try:
+        setup = prepare(config, how.load)
+        return _train(config, how, setup, store)
+    except Exception as error:
+        if not isinstance(error, Interrupted):
+            store.fail(failure_of(error, store))
+        raise
+
+
+def _train(config: Config, how: How, setup: Setup, store: Store | None) -> Result:
+    """From the last checkpoint, if there is one, to the end."""
+    resume = checkpoint.latest(store.checkpoints) if store else None
+    curve = store.rewind(resume.step if resume else 0) if store else []
+    notes = _resumed(store, how) if store and resume else ()
+    tell = _told(how, store)
+    tell(Started(config, setup, how.on, _device(), store and store.directory, resume and resume.step, notes))
+    if store:
+        store.write_plan(plan(setup))
+    events = _events(config, how, setup, resume, math.inf if store is None else how.keep_seconds)
+    reached = resume.step if resume else 0
+    for event in events:
+        if isinstance(event, Evaluated):
+            curve.append(record_of(setup, event))
+            if store:
+                store.append(curve[-1])
+        elif isinstance(event, Snapshot) and store:
+            checkpoint.save(store.checkpoints, checkpoint.names(setup, stage_at(setup, event.step)), event)
+            reached = event.step
+        elif isinstance(event, Finished):
+            result = _end(config, setup, store, event, curve)
+            tell(Ended(result))
+            return result
+        tell(event)
+        if how.interrupted():
+            events.close()
+            kept = f"the same command goes on from step {reached}" if store else "nothing was kept, for the run has no directory"
+            raise Interrupted(f"interrupted after step {event.step}; {kept}")
+    raise AssertionError("a training ends with Finished")
+
+
+def session_for(on: str, setup: Setup) -> Session:
+    """A session of a way to run that needs no other process."""
+    return SESSIONS[on](setup)
+
+
+def _events(config: Config, how: How, setup: Setup, resume: Snapshot | None, keep_seconds: float) -> Generator[Event, None, None]:
+    """The training's events; closing the generator ends the training."""
+    if how.on != "ray":
+        yield from train(session_for(how.on, setup), resume, keep_seconds)
+        return
+    from locallearn.runtime.cluster import train_on_ray
+
+    yield from train_on_ray(partial(prepare, config), resume=resume, address=how.address, keep_seconds=keep_seconds)
+
+
+def _told(how: How, store: Store | None) -> Listener:
+    """Whoever listens, and the log of the run."""
+    if store is None:
+        return how.tell
+    lines = Lines()
+
+    def tell(event: Any) -> None:
+        for line in lines(event):
+            store.log(f"{now()}  {line}")
+        how.tell(event)
+
+    return tell
+
+
+def _end(config: Config, setup: Setup, store: Store | None, event: Finished, curve: list[dict[str, Any]]) -> Result:
+    """Store the weights, then the result: whoever is killed in between trains on from the last checkpoint to the same end."""
+    stage = stage_at(setup, event.step)
+    names = checkpoint.names(setup, stage)
+    last = curve[-1] if curve else {"seconds": 0.0, "compile_seconds": 0.0}
+    ending = {
+        "step": event.step,
+        "phase": setup.stages.index(stage),
+        "reason": event.reason,
+        "test_accuracy": event.test_accuracy,
+        "test_accuracy_lossless": event.test_accuracy_lossless,
+        "seconds": last["seconds"],
+        "compile_seconds": last["compile_seconds"],
+    }
+    if store:
+        checkpoint.save(store.checkpoints, names, Snapshot(event.step, last["seconds"], event.traffic, event.shards), final=True)
+        totals = {"bytes": event.traffic.bytes, "payload_bytes": event.traffic.payload_bytes, "messages": event.traffic.message_count}
+        store.finish({**ending, **totals, "finished": now(), "traffic": event.traffic.rows()})
+    arrays = {name: array for shard, own in zip(event.shards, names, strict=True) for name, array in zip(own, shard, strict=True)}
+    return Result(
+        settings=config.canonical(),
+        curve=curve,
+        traffic=event.traffic,
+        directory=store.directory if store else None,
+        _arrays=lambda: arrays,
+        _config=lambda: config,
+        **ending,
+    )
+
+
+def failure_of(error: BaseException, store: Store) -> dict[str, Any]:
+    """The error as plain data, for failure.json."""
+    records = store.records()
+    text = "".join(traceback.format_exception(error))
+    for root in (Path.cwd(), Path(__file__).parents[2]):
+        text = text.replace(f"{root}/", "")
+    return {
+        "type": type(error).__name__,
+        "message": str(error),
+        "notes": list(getattr(error, "__notes__", ())),
+        "step": records[-1]["step"] if records else 0,
+        "failed": now(),
+        "traceback": text,
+    }
+
+
+def _resumed(store: Store, how: How) -> tuple[str, ...]:
+    """Note the resume in meta.json; warn if versions have changed."""
+    meta = store.read("meta.json")
+    before = meta.get("versions", {})
+    changed = [f"{name} {before[name]} -> {version}" for name, version in versions().items() if before.get(name, version) != version]
+    meta.setdefault("resumed", []).append({"at": now(), "versions": versions(), "git": commit()})
+    store.write_meta(meta)
+    return (f"begun under other versions ({', '.join(changed)}): the result may differ in its last bits",) if changed else ()
+
+
+def _header(how: How, meta: Mapping[str, Any]) -> str:
+    source = f"from {relative(how.source)}" if how.source else "from Python"
+    return f"{source}{' @ ' + meta['git'] if meta['git'] else ''}\n{meta['command']}"
+
+
+def _device() -> str:
+    import jax
+
+    return jax.default_backend()

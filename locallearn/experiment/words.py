@@ -1,0 +1,51 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+
+def size(count: float) -> str:
+    """Bytes with three digits: `4 B`, `1.18 MiB`, `0.98 GiB`."""
+    amount, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB", "PiB"):
+        if amount < 999.5:
+            break
+        amount, unit = amount / 1024, larger
+    return f"{amount:.0f} B" if unit == "B" else f"{_three(amount)} {unit}"
+
+
+def number(count: float) -> str:
+    """A number with three digits: `421`, `1.2k`, `3.4M`."""
+    amount, unit = float(count), ""
+    for larger in ("k", "M", "G"):
+        if amount < 999.5:
+            break
+        amount, unit = amount / 1000, larger
+    return f"{_three(amount)}{unit}"
+
+
+def duration(seconds: float) -> str:
+    """`0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+
+
+def plural(count: int, word: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{count} {word}{'' if count == 1 else 's'}"
+
+
+def decimal(value: float | None, digits: int = 3) -> str:
+    """A share or a loss; `-` where there is none."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _three(amount: float) -> str:
+    return f"{amount:.2f}" if amount < 9.995 else f"{amount:.1f}" if amount < 99.95 else f"{amount:.0f}"
