@@ -1,0 +1,205 @@
+"""Whatever stops a run, the same command goes on and ends bit-equal to a run that was never stopped."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from itertools import chain
+
+import numpy as np
+import pytest
+
+from locallearn.errors import LocallearnError
+from locallearn.experiment.api import configuration
+from locallearn.experiment.record import TIMES
+from locallearn.experiment.result import load
+from locallearn.experiment.run import How, Interrupted, execute
+from locallearn.experiment.store import Store
+from locallearn.runtime.training import Evaluated, Snapshot
+
+CONFIG = {
+    "rule": {"name": "backprop"},
+    "model": {"name": "mlp", "widths": [40, 8, 10], "shards": 2},
+    "data": {"name": "strokes1d", "samples": 200, "test_samples": 50},
+    "train": {"steps": 120, "batch": 16, "evaluate_every": 3},
+    "codecs": {"error": ["error_feedback", "int8"]},
+}
+PHASES = [{"learn": [0], "steps": 10}, {"learn": "all", "steps": 10}]
+
+EAGER = How("eager")  # compiles least
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from locallearn.experiment.api import configuration
+from locallearn.experiment.run import How, execute
+from locallearn.experiment.signals import polite
+with polite() as interrupted:
+    execute(configuration(sys.argv[2]), How(keep_seconds=0.0, interrupted=interrupted), Path(sys.argv[1]))
+"""
+
+
+def timeless(records):
+    return [{key: value for key, value in record.items() if key not in TIMES} for record in records]
+
+
+def assert_same(one, other):
+    """Equal records, equal traffic, and equal arrays bit for bit."""
+    assert timeless(one.curve) == timeless(other.curve)
+    assert one.traffic == other.traffic
+    assert (one.step, one.reason, one.test_accuracy) == (other.step, other.reason, other.test_accuracy)
+    assert list(one.arrays) == list(other.arrays)
+    for name, array in one.arrays.items():
+        assert array.dtype == other.arrays[name].dtype
+        assert array.tobytes() == other.arrays[name].tobytes(), name
+
+
+def started(directory, config):
+    """The run in a process of its own; the processes share what they compile, which is most of their time."""
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(config.parent), "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    command = [sys.executable, "-c", SCRIPT, str(directory), str(config)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **cache})
+
+
+def wait_for(condition, process, seconds=120.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        if process.poll() is not None:
+            raise AssertionError(process.stderr.read())
+        assert time.monotonic() < end, "the run does not get there"
+        time.sleep(0.002)
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory):
+    import yaml
+
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(CONFIG))
+    return path
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(config_file):
+    return execute(configuration(config_file))
+
+
+@pytest.fixture(scope="module")
+def phased():
+    train = {"phases": PHASES, "batch": 16, "evaluate_every": 5}
+    return execute(configuration({**CONFIG, "codecs": {}, "train": train}), EAGER)
+
+
+def test_killed_at_random_moments(tmp_path, config_file, uninterrupted):
+    directory = tmp_path / "run"
+    store, chance = Store(directory), random.Random(time.time_ns())
+    reached = 0
+    for _ in range(3):
+        process = started(directory, config_file)
+        goal = reached + chance.randint(1, 8)
+        wait_for(lambda goal=goal: lines_of(store) >= goal, process)
+        time.sleep(chance.uniform(0, 0.02))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stderr.close()
+        if store.state == "finished":
+            break
+        assert store.state == "interrupted"
+        reached = lines_of(store)
+    result = execute(configuration(config_file), directory=directory)
+    assert store.state == "finished"
+    assert_same(load(directory), uninterrupted)
+    assert_same(result, uninterrupted)
+    assert not list(directory.rglob(".*"))
+    assert len(list((directory / "checkpoints").iterdir())) <= 2
+
+
+def lines_of(store):
+    try:
+        return store.path("metrics.jsonl").read_bytes().count(b"\n")
+    except FileNotFoundError:
+        return 0
+
+
+def test_ctrl_c_leaves_an_interrupted_run(tmp_path, config_file):
+    directory = tmp_path / "run"
+    process = started(directory, config_file)
+    wait_for(lambda: lines_of(Store(directory)) >= 2, process)
+    assert Store(directory).state == "running"
+    with pytest.raises(LocallearnError, match=f"process {process.pid} on"):
+        execute(configuration(config_file), directory=directory)
+    with pytest.raises(LocallearnError, match="is running"):
+        execute(configuration(config_file), directory=directory, fresh=True)
+    process.send_signal(signal.SIGINT)
+    message = process.communicate()[1]
+    assert "press Ctrl-C again to leave at once" in message
+    assert "the same command goes on from step" in message
+    assert Store(directory).state == "interrupted"
+
+
+@pytest.mark.parametrize("stop", [5, 10, 15])
+def test_phases_go_on_from_every_snapshot(tmp_path, stop, phased):
+    """At 10 the snapshot belongs to the first phase, and the second begins from it."""
+    config = phased.config
+    seen = []
+
+    def tell(event):
+        seen.append(event)
+
+    def interrupted():
+        return isinstance(seen[-1], Snapshot) and seen[-1].step == stop
+
+    with pytest.raises(Interrupted, match=f"goes on from step {stop}"):
+        execute(config, How("eager", keep_seconds=0.0, tell=tell, interrupted=interrupted), tmp_path)
+    assert_same(execute(config, EAGER, tmp_path), phased)
+
+
+def test_without_a_checkpoint_it_begins_again(tmp_path):
+    config = configuration({**CONFIG, "train": {"steps": 9, "batch": 16, "evaluate_every": 3}})
+    seen = []
+    with pytest.raises(Interrupted, match="from step 0"):
+        execute(config, How("eager", tell=seen.append, interrupted=lambda: isinstance(seen[-1], Evaluated)), tmp_path)
+    Store(tmp_path).append({"step": 6, "torn": 1})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 9, "tr')
+    assert_same(execute(config, EAGER, tmp_path), execute(config, EAGER))
+
+
+def test_a_final_snapshot_is_not_gone_on_from(tmp_path):
+    """Killed after the weights and before the result: an early stop must not become a longer run."""
+    train = {"steps": 12, "batch": 16, "evaluate_every": 3}
+    config = configuration({**CONFIG, "train": train, "stop": {"accuracy": 0.0}})
+    first = execute(config, EAGER, tmp_path)
+    assert (first.reason, first.step) == ("accuracy", 3)
+    (tmp_path / "result.json").unlink()
+    assert_same(execute(config, EAGER, tmp_path), first)
+
+
+def test_bfloat16_and_scalars_survive(tmp_path):
+    import ml_dtypes
+
+    from locallearn.experiment import checkpoint
+    from locallearn.traffic import Traffic
+
+    shards = [
+        [np.arange(6, dtype=ml_dtypes.bfloat16).reshape(2, 3), np.array(7, np.uint32)],
+        [np.zeros((0, 4), np.float32), np.array(1.5, ml_dtypes.float8_e4m3fn)],
+    ]
+    checkpoint.save(tmp_path, [["a/b", "c"], ["d", "e"]], Snapshot(3, 0.5, Traffic(), shards))
+    found = checkpoint.latest(tmp_path)
+    assert (found.step, found.seconds) == (3, 0.5)
+    for old, new in zip(chain(*shards), chain(*found.shards), strict=True):
+        assert (old.dtype, old.shape, old.tobytes()) == (new.dtype, new.shape, new.tobytes())
+    for file in tmp_path.rglob("*.npz"):
+        np.load(file, allow_pickle=False).close()
+
+
+def test_nothing_absolute_is_stored(tmp_path, config_file):
+    directory = tmp_path / "run"
+    execute(configuration(config_file, ["train.steps=3"]), How("eager", source=str(config_file)), directory)
+    texts = [path for path in directory.rglob("*") if path.is_file() and path.suffix != ".npz"]
+    assert texts
+    for path in texts:
+        assert str(tmp_path) not in path.read_text(), path
