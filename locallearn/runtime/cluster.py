@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import time
 import uuid
 import warnings
@@ -53,6 +54,7 @@ def _connect(address: str | None, shards: int) -> bool:
     address = address or os.environ.get("RAY_ADDRESS")
     if address:
         try:
+            _knock(address)
             ray.init(address=address, **quiet)
         except Exception as error:
             raise LocallearnError(f"no Ray answers at `{address}`: {str(error).strip().splitlines()[0]}") from error
@@ -62,6 +64,13 @@ def _connect(address: str | None, shards: int) -> bool:
     with _no_fork_warning():
         ray.init(address="local", include_dashboard=False, num_cpus=max(shards, os.cpu_count() or 1), **quiet)
     return True
+
+
+def _knock(address: str) -> None:
+    """Raise OSError at once where nobody listens; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 @contextlib.contextmanager

@@ -22,56 +22,65 @@ from locallearn.traffic import HEADER_BYTES, Channel, Traffic
 
 
 class Planned:
-    """The shape of a value, the block that holds it, and the messages that it waited for, one after the other."""
+    """The shape of a value, the block that holds it, and the messages that it waited for, one after the other.
 
-    __slots__ = ("_hops", "_owner", "_spec")
+    early: whether it follows from the batch alone, so that whoever holds it can send it before the step begins.
+    """
 
-    def __init__(self, spec: Any, owner: int | None, hops: int = 0):
-        self._spec, self._owner, self._hops = spec, owner, hops
+    __slots__ = ("_early", "_hops", "_owner", "_spec")
+
+    def __init__(self, spec: Any, owner: int | None, hops: int = 0, early: bool = False):
+        self._spec, self._owner, self._hops, self._early = spec, owner, hops, early
 
     def __getattr__(self, name: str) -> Planned:
         if name.startswith("__"):
             raise AttributeError(name)
-        return Planned(getattr(self._spec, name), self._owner, self._hops)
+        return Planned(getattr(self._spec, name), self._owner, self._hops, self._early)
 
 
 class Plan(Fabric):
     """Runs a step on shapes alone: counts what will cross, finds the critical path, and refuses whatever breaks the contract.
 
     traffic: what the step sends. channels: shape and dtype on each channel. hops: messages on the critical path so far.
+    early: (place, channel) of the messages that follow from the batch alone.
     """
 
     def __init__(self, wiring: Wiring, training: bool = True):
         self.wiring, self.placement, self.training = wiring, wiring.placement, training
         self.traffic = Traffic()
         self.channels: dict[Channel, Spec] = {}
+        self.early: set[tuple[int, Channel]] = set()
         self.hops = 0
+        self._place = 0
         self._seen: dict[Any, Any] = {}
 
     def compute(self, i: int, fn: Callable[..., Any], block: Block, *args: Any, **options: Any) -> Planned:
         """The shape of what `fn` returns; a value of another block among its arguments is an error."""
-        hops = 0
-        for arg in args:
-            if isinstance(arg, Planned):
-                if arg._owner not in (None, i):
-                    raise RuleError(f"block {i} reads a value of block {arg._owner} that was not sent to it by a message")
-                hops = max(hops, arg._hops)
+        planned = [arg for arg in args if isinstance(arg, Planned)]
+        for arg in planned:
+            if arg._owner not in (None, i):
+                raise RuleError(f"block {i} reads a value of block {arg._owner} that was not sent to it by a message")
         specs = [arg._spec if isinstance(arg, Planned) else arg for arg in args]
-        return Planned(self._shape(fn, block, specs, options), i, hops)
+        hops = max((arg._hops for arg in planned), default=0)
+        return Planned(self._shape(fn, block, specs, options), i, hops, all(arg._early for arg in planned))
 
     def exchange(self, name: str, moves: Sequence[Move]) -> list[Planned]:
         """Count each message once."""
-        sent: dict[Channel, int] = {}
+        self._place += 1
+        sent: set[Channel] = set()
         arrived = []
         for src, dst, value in moves:
             if not isinstance(value, Planned) or value._owner not in (None, src):
                 raise RuleError(f"block {src} sends `{name}`, a value that is not its own")
             channel = self.wiring.channel(name, src, dst)
-            if channel is not None and channel not in sent:
-                sent[channel] = self._count(channel, value._spec)
-            hops = value._hops + (channel is not None)
-            self.hops = max(self.hops, hops)
-            arrived.append(Planned(value._spec, dst, hops))
+            if channel is None:
+                arrived.append(Planned(value._spec, dst, value._hops, value._early))
+                continue
+            if channel not in sent:
+                sent.add(channel)
+                self._count(channel, value)
+            self.hops = max(self.hops, value._hops + 1)
+            arrived.append(Planned(value._spec, dst, value._hops + 1))
         return arrived
 
     def repeat(self, times: int, body: Callable[[Any, Any], Any], carry: Any) -> Any:
@@ -86,7 +95,8 @@ class Plan(Fabric):
             if not isinstance(part, Planned) or part._owner not in (None, owner):
                 raise RuleError(f"{what} of block {owner} must be that block's own value, which nothing but a message can bring there")
 
-    def _count(self, channel: Channel, spec: Any) -> int:
+    def _count(self, channel: Channel, value: Planned) -> None:
+        spec = value._spec
         if not isinstance(spec, Spec):
             raise RuleError(f"message `{channel.message}` is {type(spec).__name__}, not one array")
         if self.channels.setdefault(channel, spec) != spec:
@@ -94,7 +104,8 @@ class Plan(Fabric):
         codec = self.wiring.codecs[channel.message]
         size = self._cached((codec, spec), lambda: nbytes(packet_spec(codec, spec, self.training)))
         self.traffic.count(channel.counted(self.training), size)
-        return size
+        if value._early:
+            self.early.add((self._place, channel))
 
     def _shape(self, fn: Callable[..., Any], block: Block, specs: list[Any], options: dict[str, Any]) -> Any:
         leaves, tree = jax.tree.flatten(specs)
@@ -170,7 +181,7 @@ class Framed(Fabric):
         self.wiring, self.placement, self.ends = wiring, wiring.placement, ends
         self.specs, self.context, self.stream = specs, context, stream
         self.traffic = Traffic()
-        self._place = 0
+        self.place = 0
 
     @abc.abstractmethod
     def post(self, address: Address, data: bytes) -> None:
@@ -187,13 +198,13 @@ class Framed(Fabric):
 
     def exchange(self, name: str, moves: Sequence[Move]) -> list[Any]:
         """All frames leave before the first is waited for."""
-        self._place += 1
+        self.place += 1
         codec = self.wiring.codecs[name]
         channels = [self.wiring.channel(name, move.src, move.dst) for move in moves]
         crossing = {c: move.value for c, move in zip(channels, moves, strict=True) if c is not None}
         for shard, end in self.ends.items():
-            self._send(codec, end, {c: value for c, value in crossing.items() if c.src == shard})
-        arrived = {c: self._receive(codec, c) if c.dst in self.ends else ABSENT for c in crossing}
+            self.send(codec, end, {c: value for c, value in crossing.items() if c.src == shard})
+        arrived = {c: self.receive(codec, c) if c.dst in self.ends else ABSENT for c in crossing}
         return [move.value if c is None else arrived[c] for c, move in zip(channels, moves, strict=True)]
 
     def repeat(self, times: int, body: Callable[[Any, Any], Any], carry: Any) -> Any:
@@ -202,7 +213,8 @@ class Framed(Fabric):
             carry = body(np.int32(number), carry)
         return carry
 
-    def _send(self, codec: Codec, end: Endpoint, leaving: Mapping[Channel, Any]) -> None:
+    def send(self, codec: Codec, end: Endpoint, leaving: Mapping[Channel, Any]) -> None:
+        """Compute, frame, count and post what leaves one shard in this exchange."""
         if not leaving:
             return
         packets = [(self._address(c), end.pack(codec, c, value, self.context)) for c, value in leaving.items()]
@@ -210,13 +222,14 @@ class Framed(Fabric):
             self.traffic.count(channel.counted(self.context.training), len(data) - HEADER_BYTES)
             self.post(address, data)
 
-    def _receive(self, codec: Codec, channel: Channel) -> Any:
+    def receive(self, codec: Codec, channel: Channel) -> Any:
+        """The value of a message from another shard."""
         data = self.take(self._address(channel), channel)
         return self.ends[channel.dst].unpack(codec, channel, data, self.specs[channel], self.context)
 
     def _address(self, channel: Channel) -> Address:
         numbering, step, micro = self.stream
-        return Address(numbering, channel.src, channel.dst, micro, step, self._place)
+        return Address(numbering, channel.src, channel.dst, micro, step, self.place)
 
 
 class Eager(Framed):

@@ -3,35 +3,38 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Any
 
-from locallearn.codec import Context, Spec
+from locallearn.block import Block
+from locallearn.chain import ABSENT, Chain, Row
+from locallearn.codec import Codec, Context, Spec
+from locallearn.rule import split_batch
 from locallearn.runtime.endpoint import Endpoint
-from locallearn.runtime.frame import Address
+from locallearn.runtime.frame import TRAIN, Address
 from locallearn.runtime.local import Framed
-from locallearn.runtime.mailbox import Mailbox, Outbox
+from locallearn.runtime.mailbox import WINDOW, Mailbox, Outbox
 from locallearn.runtime.session import FramedSession
-from locallearn.runtime.setup import Setup
+from locallearn.runtime.setup import Setup, Stage
 from locallearn.runtime.wiring import Wiring
 from locallearn.traffic import Channel
 
+Mail = tuple[Mailbox, Outbox]
+Early = frozenset[tuple[int, Channel]]
+
 
 class Peers(Framed):
-    """One shard's part of a choreography. Sends and receives come from the same line of the rule at both ends, so none can deadlock."""
+    """One shard's part of a choreography. Sends and receives come from the same line of the rule at both ends, so none can deadlock.
 
-    def __init__(
-        self,
-        wiring: Wiring,
-        ends: Mapping[int, Endpoint],
-        specs: Mapping[Channel, Spec],
-        context: Context,
-        stream: tuple[int, int, int],
-        mail: tuple[Mailbox, Outbox],
-    ):
-        super().__init__(wiring, ends, specs, context, stream)
+    early: messages that `Ahead` has sent already.
+    """
+
+    def __init__(self, framed: tuple[Any, ...], mail: Mail, early: Early = frozenset()):
+        super().__init__(*framed)
         self._mailbox, self._outbox = mail
+        self._early = early
 
     def post(self, address: Address, data: bytes) -> None:
         """To the neighbour's mailbox."""
@@ -41,20 +44,72 @@ class Peers(Framed):
         """From this shard's mailbox."""
         return self._mailbox.take(address, channel.message)
 
+    def send(self, codec: Codec, end: Endpoint, leaving: Mapping[Channel, Any]) -> None:
+        """What has not left yet."""
+        super().send(codec, end, {c: value for c, value in leaving.items() if (self.place, c) not in self._early})
+
+
+class Ahead(Framed):
+    """The part of a later step that follows from its batch alone: it sends those messages, and all else is absent.
+
+    Labels come from the top block. Without this a shard could finish no step before the top has begun it, and nothing would overlap.
+    """
+
+    def __init__(self, framed: tuple[Any, ...], mail: Mail, early: Early):
+        super().__init__(*framed)
+        self._outbox, self._early = mail[1], early
+
+    def compute(self, i: int, fn: Callable[..., Any], block: Block, *args: Any, **options: Any) -> Any:
+        """Absent unless every argument is here."""
+        return ABSENT if any(arg is ABSENT for arg in args) else super().compute(i, fn, block, *args, **options)
+
+    def post(self, address: Address, data: bytes) -> None:
+        """To the neighbour's mailbox, where it waits for its step."""
+        self._outbox.post(address, data)
+
+    def take(self, address: Address, channel: Channel) -> bytes:
+        """Never: what others send is absent."""
+        raise AssertionError(address)
+
+    def send(self, codec: Codec, end: Endpoint, leaving: Mapping[Channel, Any]) -> None:
+        """Only what follows from the batch."""
+        super().send(codec, end, {c: value for c, value in leaving.items() if (self.place, c) in self._early})
+
+    def receive(self, codec: Codec, channel: Channel) -> Any:
+        """Absent."""
+        return ABSENT
+
 
 class PeersSession(FramedSession):
     """One shard's part of a run. Microbatches run at once, each its own choreography, so that the pipeline fills."""
 
-    def __init__(self, setup: Setup, shard: int, mail: tuple[Mailbox, Outbox]):
+    def __init__(self, setup: Setup, shard: int, mail: Mail):
         super().__init__(setup, [shard])
         self._mail = mail
         self._pool = ThreadPoolExecutor(setup.microbatches, "microbatch") if setup.microbatches > 1 else None
         self.step = 0
 
+    def enter(self, stage: Stage) -> None:
+        """Find what may leave early."""
+        super().enter(stage)
+        self._early = frozenset(one for one in self.setup.plan_step(stage).early if one[1].src == self.shards[0])
+        self._reach = WINDOW // 3 // max(Counter(channel.dst for _, channel in self._early).values(), default=1)
+        self._left = stage.start
+
     def fabric(self, wiring: Wiring, slot: int, specs: Mapping[Channel, Spec], context: Context, stream: tuple[int, int]) -> Framed:
         """The neighbours are elsewhere."""
-        self.step = stream[1]
-        return Peers(wiring, self._ends[slot], specs, context, (*stream, slot), self._mail)
+        early = self._early if stream[0] == TRAIN else frozenset()
+        return Peers((wiring, self._ends[slot], specs, context, (*stream, slot)), self._mail, early)
+
+    def one(self, step: int) -> Any:
+        """What may leave early leaves first, up to the next evaluation."""
+        self.step = step
+        if self._early:
+            every = self.setup.evaluate_every
+            goal = min(self.stage.stop, (step // every + 1) * every)
+            for later in range(max(step, self._left), min(goal, step + 1 + self._reach)):
+                self._ahead(later)
+        return super().one(step)
 
     def together(self, jobs: list[Callable[[], Any]]) -> list[Any]:
         """The microbatches' jobs at the same time, their results in order."""
@@ -63,6 +118,15 @@ class PeersSession(FramedSession):
         wait(futures, return_when=FIRST_EXCEPTION)
         failed = [future for future in futures if future.done() and future.exception()]
         return [future.result() for future in (failed or futures)]
+
+    def _ahead(self, step: int) -> None:
+        stage, batch = self.stage, self.batch(step)
+        parts = zip(split_batch(batch, self.setup.microbatches), self.contexts(batch), strict=True)
+        for slot, (part, context) in enumerate(parts):
+            fabric = Ahead((stage.wiring, self._ends[slot], self._specs, context, (TRAIN, step, slot)), self._mail, self._early)
+            stage.rule.step(Chain(stage.blocks, fabric), Row([ABSENT] * len(stage.blocks)), part)
+            self.traffic += fabric.traffic
+        self._left = step + 1
 
 
 class Worker(threading.Thread):

@@ -27,6 +27,9 @@ from locallearn.runtime.setup import Setup, Stage
 from locallearn.runtime.wiring import Wiring
 from locallearn.traffic import Channel, Traffic
 
+DRAW = 64
+"""Steps whose examples are drawn at once where steps run one by one."""
+
 CHUNK = 512
 """Steps whose indices are handed to the compiled loop at once; the loop runs as many of them as it is told."""
 
@@ -207,6 +210,7 @@ class FramedSession(Session):
         self._state: Any = None
         self._segments: dict[int, Segments] = {}
         self._asides = 0
+        self._drawn = functools.lru_cache(maxsize=2)(self._draw)
 
     @abc.abstractmethod
     def fabric(self, wiring: Wiring, slot: int, specs: Mapping[Channel, Spec], context: Context, stream: tuple[int, int]) -> Framed:
@@ -230,10 +234,7 @@ class FramedSession(Session):
 
     def advance(self, start: int, stop: int) -> float | None:
         """Step by step."""
-        setup = self.setup
-        index = batches(setup.seed, len(setup.split.train.y), setup.batch, start, stop)
-        keys = np.asarray(step_keys(setup.seed, start, stop))
-        losses = [self._one(start + k, i, key) for k, (i, key) in enumerate(zip(index, keys, strict=True))]
+        losses = [self.one(step) for step in range(start, stop)]
         return float(np.mean(np.asarray(losses), dtype=np.float64)) if self._top else None
 
     def correct(self, part: Any, lossless: bool) -> int | None:
@@ -309,23 +310,38 @@ class FramedSession(Session):
         self._asides += 1
         return self.fabric(wiring, 0, specs, context, (stream, self._asides))
 
-    def _one(self, step: int, index: np.ndarray, key: np.ndarray) -> Any:
-        setup, stage, placement = self.setup, self.stage, self.stage.wiring.placement
-        contexts = [Context(part) for part in np.split(index, setup.microbatches)]
-        fabrics = [self.fabric(stage.wiring, k, self._specs, c, (TRAIN, step)) for k, c in enumerate(contexts)]
+    def one(self, step: int) -> Any:
+        """One training step; the loss, where the top block is."""
+        batch, stage, placement = self.batch(step), self.stage, self.stage.wiring.placement
+        fabrics = [self.fabric(stage.wiring, k, self._specs, c, (TRAIN, step)) for k, c in enumerate(self.contexts(batch))]
         chains = [Chain(stage.blocks, fabric) for fabric in fabrics]
-        x = setup.split.train.x[index] if self._bottom else ABSENT
-        y = setup.split.train.y[index] if self._top else ABSENT
 
         def settled(jobs: list[Callable[[], Any]]) -> list[Any]:
             pairs = zip(self._ends, jobs, strict=True)
             return self.together([lambda ends=ends, job=job: settle_all(placement, ends, job()) for ends, job in pairs])
 
-        state, info = training_step(stage, chains, self._state, Batch(x, y, index, key), settled)
+        state, info = training_step(stage, chains, self._state, batch, settled)
         self._state, loss = settle_all(placement, self._ends[0], (state, info.loss))
         for fabric in fabrics:
             self.traffic += fabric.traffic
         return loss
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step, as far as it is here."""
+        indices, keys = self._drawn(step // DRAW)
+        index, train = indices[step % DRAW], self.setup.split.train
+        x = train.x[index] if self._bottom else ABSENT
+        y = train.y[index] if self._top else ABSENT
+        return Batch(x, y, index, keys[step % DRAW])
+
+    def contexts(self, batch: Batch) -> list[Context]:
+        """What the channels know of each microbatch."""
+        return [Context(part) for part in np.split(batch.index, self.setup.microbatches)]
+
+    def _draw(self, part: int) -> tuple[np.ndarray, np.ndarray]:
+        setup, start, stop = self.setup, part * DRAW, (part + 1) * DRAW
+        index = batches(setup.seed, len(setup.split.train.y), setup.batch, start, stop)
+        return index, np.asarray(step_keys(setup.seed, start, stop))
 
 
 class EagerSession(FramedSession):

@@ -59,11 +59,12 @@ class Split(NamedTuple):
 
 
 class Footprint(NamedTuple):
-    """What one choreography sends: traffic, shapes by channel, and the messages on its critical path."""
+    """What one choreography sends: traffic, shapes by channel, the messages on its critical path, and those that may leave early."""
 
     traffic: Traffic
     channels: dict[Channel, Spec]
     hops: int
+    early: frozenset[tuple[int, Channel]] = frozenset()
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,13 +147,14 @@ class Setup:
             plan.require("the loss", info.loss, top)
         else:
             plan.require("the scores", result, top)
-        return Footprint(plan.traffic, plan.channels, plan.hops)
+        return Footprint(plan.traffic, plan.channels, plan.hops, frozenset(plan.early))
 
     def _batch(self, stage: Stage, size: int) -> Batch:
         example = spec_of(self.split.train.x)
         x = Spec((size, *example.shape[1:]), example.dtype)
         y, index, key = Spec((size,), jnp.int32), Spec((size,), jnp.int32), Spec((2,), jnp.uint32)
-        return Batch(Planned(x, 0), Planned(y, len(stage.blocks) - 1), Planned(index, None), Planned(key, None))
+        owners = 0, len(stage.blocks) - 1, None, None
+        return Batch(*(Planned(spec, owner, early=True) for spec, owner in zip((x, y, index, key), owners, strict=True)))
 
 
 def inherit(new: Any, old: Any) -> Any:

@@ -1,0 +1,171 @@
+"""Real Ray actors against the eager fabric, bit for bit and byte for byte; and what happens when one of them dies, stalls or fails."""
+
+import functools
+import os
+import signal
+import sys
+import time
+
+import numpy as np
+import pytest
+import ray
+
+from locallearn.codec import CODECS, COMBINATORS
+from locallearn.errors import LocallearnError, ShardLost
+from locallearn.experiment.config import resolve
+from locallearn.experiment.prepare import prepare
+from locallearn.rules import RULES
+from locallearn.runtime.cluster import Crew
+from locallearn.runtime.mailbox import WINDOW
+from locallearn.runtime.session import EagerSession
+from locallearn.runtime.training import Evaluated, Finished, Progress, Snapshot, train
+
+pytestmark = pytest.mark.ray
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+MODEL = {"equilibrium_propagation": {"activation": "hard_sigmoid"}}
+MEMORY = ["error_feedback", "int8"]
+PLAIN = [[name] for name in CODECS if name not in COMBINATORS]
+
+
+def setup_of(rule, codec=("exact",), steps=12, **train):
+    """A function that makes a run of three shards and four blocks, on few embedded images."""
+    config = resolve(
+        {
+            "rule": {"name": rule},
+            "model": {"name": "mlp", "widths": [196, 12, 11, 9, 10], "shards": 3, **MODEL.get(rule, {})},
+            "data": {"name": "fashion14", "limit": 300, "validation": 40},
+            "train": {"steps": steps, "batch": 16, "evaluate_every": 6, **train},
+            "codecs": {"default": list(codec)},
+        }
+    )
+    return functools.partial(prepare, config)
+
+
+@pytest.fixture(scope="module")
+def crew():
+    with Crew(3) as crew:
+        yield crew
+
+
+CASES = [
+    *((rule, ["exact"], 1) for rule in RULES),
+    *((rule, MEMORY, 1) for rule in RULES),
+    *((rule, codec, 1) for rule in ("backprop", "predictive_coding") for codec in PLAIN if codec != ["exact"] and rule in RULES),
+    ("backprop", MEMORY, 4),
+]
+
+
+@pytest.mark.parametrize(("rule", "codec", "microbatches"), CASES, ids=lambda value: "-".join(value) if isinstance(value, list) else str(value))
+def test_actors_equal_eager_bit_for_bit_and_byte_for_byte(crew, rule, codec, microbatches):
+    make = setup_of(rule, codec, microbatches=microbatches)
+    theirs = list(crew.train(make))[-1]
+    ours = list(train(EagerSession(make())))[-1]
+    assert isinstance(theirs, Finished)
+    assert len(theirs.shards) == len(ours.shards) == 3
+    for there, here in zip(theirs.shards, ours.shards, strict=True):
+        assert [a.dtype for a in there] == [a.dtype for a in here]
+        assert all(a.tobytes() == b.tobytes() for a, b in zip(there, here, strict=True))
+    assert theirs.traffic == ours.traffic
+    assert (theirs.test_accuracy, theirs.test_accuracy_lossless) == (ours.test_accuracy, ours.test_accuracy_lossless)
+
+
+def test_every_evaluation_is_that_of_eager(crew):
+    make = setup_of("direct_feedback", MEMORY)
+    theirs = [e for e in crew.train(make) if isinstance(e, Evaluated)]
+    ours = [e for e in train(EagerSession(make())) if isinstance(e, Evaluated)]
+    assert [e._replace(seconds=0, compile_seconds=0) for e in theirs] == [e._replace(seconds=0, compile_seconds=0) for e in ours]
+
+
+def test_a_snapshot_resumes_bit_equal(crew):
+    make = setup_of("backprop", MEMORY)
+    whole = list(crew.train(make, keep_seconds=0))
+    kept = next(e for e in whole if isinstance(e, Snapshot))
+    assert kept.step == 6
+    again = list(crew.train(make, resume=kept))[-1]
+    assert again.traffic == whole[-1].traffic
+    assert all(a.tobytes() == b.tobytes() for x, y in zip(again.shards, whole[-1].shards, strict=True) for a, b in zip(x, y, strict=True))
+
+
+def test_a_rule_that_sends_nothing_down_runs_ahead_but_not_without_bound(crew):
+    """The top holds the labels; they leave early, so that lower shards need not wait for it, up to a bound."""
+    events = crew.train(setup_of("mono_forward", steps=5000, evaluate_every=5000))
+    next(e for e in events if isinstance(e, Progress) and e.step > 20)
+    top = ray.get(crew.actors[2].status.remote(), timeout=10).step
+    os.kill(crew.processes[2], signal.SIGSTOP)
+    try:
+        time.sleep(2.0)
+        steps = [ray.get(actor.status.remote(), timeout=10).step for actor in crew.actors[:2]]
+        time.sleep(1.0)
+        again = [ray.get(actor.status.remote(), timeout=10) for actor in crew.actors[:2]]
+    finally:
+        os.kill(crew.processes[2], signal.SIGCONT)
+    assert steps[0] - top >= WINDOW // 3
+    assert [status.step for status in again] == steps
+    assert again[0].waiting == (steps[0], "label", 2)
+    events.close()
+
+
+def test_a_stalled_shard_is_waited_for(crew):
+    events = crew.train(setup_of("backprop", steps=60, evaluate_every=60))
+    next(e for e in events if isinstance(e, Progress))
+    os.kill(crew.processes[1], signal.SIGSTOP)
+    time.sleep(3.0)
+    os.kill(crew.processes[1], signal.SIGCONT)
+    assert list(events)[-1].step == 60
+
+
+def fails_in_an_actor(make):
+    """A setup that the driver can make and actor 1 cannot."""
+    setup = make()
+    if "shard-1" in (ray.get_runtime_context().get_actor_name() or ""):
+        raise RuntimeError("no such file on this node")
+    return setup
+
+
+def test_a_shard_that_fails_says_which_and_why(crew):
+    with pytest.raises(LocallearnError, match="shard 1 failed at step 0: RuntimeError: no such file on this node"):
+        list(crew.train(functools.partial(fails_in_an_actor, setup_of("backprop"))))
+
+
+def test_a_crew_that_cannot_be_placed_says_so(crew, monkeypatch):
+    monkeypatch.setattr("locallearn.runtime.cluster.PLACE_SECONDS", 1.0)
+    with pytest.raises(LocallearnError, match=r"only 0 of 5 shards found a place within 1 s: each needs 1 CPU"), Crew(5):
+        pass
+
+
+def test_no_ray_at_the_address():
+    script = "from locallearn.runtime.cluster import Crew\nCrew(2, address='127.0.0.1:1').__enter__()"
+    import subprocess
+
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert "LocallearnError: no Ray answers at `127.0.0.1:1`" in ended.stderr
+
+
+def test_a_shard_that_dies_ends_the_run_at_once_and_is_named():
+    """Last: it ends the crew's actors, and with the crew no process stays."""
+    with Crew(3, name="lost") as crew:
+        events = crew.train(setup_of("backprop", steps=100000, evaluate_every=1000))
+        next(e for e in events if isinstance(e, Progress) and e.step > 10)
+        killed = time.perf_counter()
+        os.kill(crew.processes[2], signal.SIGKILL)
+        with pytest.raises(ShardLost, match=r"shard 2 died at step \d+ \(shard 1 was waiting for `error` of step \d+ from shard 2\)"):
+            list(events)
+        assert time.perf_counter() - killed < 5
+    deadline = time.perf_counter() + 10
+    while time.perf_counter() < deadline and any(map(alive, crew.processes)):
+        time.sleep(0.1)
+    assert not any(map(alive, crew.processes))
+
+
+def alive(process):
+    try:
+        with open(f"/proc/{process}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_arrays_of_a_run_are_numpy_arrays(crew):
+    final = list(crew.train(setup_of("backprop")))[-1]
+    assert all(isinstance(a, np.ndarray) for shard in final.shards for a in shard)
