@@ -7,7 +7,7 @@ import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from locallearn.block import Block
 from locallearn.chain import ABSENT, Chain, Row
 from locallearn.codec import Context, Spec
 from locallearn.data.dataset import batches
-from locallearn.rule import Batch, Info, descend, mean, split_batch, step_keys
+from locallearn.rule import Batch, Info, block_keys, descend, mean, split_batch, step_keys
 from locallearn.runtime.endpoint import Endpoint
 from locallearn.runtime.frame import CONTROL, EVALUATE, TRAIN
 from locallearn.runtime.local import Eager, Framed, Fused
@@ -101,33 +101,52 @@ def count_correct(block: Block, scores: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.sum(jnp.argmax(scores, -1) == y)
 
 
-class FusedSession(Session):
-    """One compiled program for training, one for evaluation; data and state stay on the device."""
+class Programs(NamedTuple):
+    """What one stage compiles to. Seeds are arguments, so every seed of a configuration can use the same programs."""
 
-    def __init__(self, setup: Setup):
+    begin: Callable[..., Any]
+    loop: Callable[..., Any]
+    score: Mapping[bool, Callable[..., Any]]
+
+
+class FusedSession(Session):
+    """One compiled program for training, one for evaluation; data and state stay on the device.
+
+    like: a session of the same configuration with another seed, whose programs are used again.
+    """
+
+    def __init__(self, setup: Setup, like: FusedSession | None = None):
         self.setup, self.traffic = setup, Traffic()
+        self.programs: dict[int, Programs] = like.programs if like else {}
         self._state: Any = None
         self._x, self._y = jnp.asarray(setup.split.train.x), jnp.asarray(setup.split.train.y)
 
     def enter(self, stage: Stage) -> None:
         """Compile the stage's loop; nothing compiles after that but the evaluations, once each."""
         begun = time.perf_counter()
-        setup = self.setup
+        setup, number = self.setup, self.setup.stages.index(stage)
         self.stage = stage
         self._step = setup.plan_step(stage).traffic
         exactly = replace(stage, wiring=stage.lossless)
         self._evaluation = {False: setup.plan_evaluation(stage).traffic, True: setup.plan_evaluation(exactly).traffic}
         self._decision = setup.plan_decision(stage).traffic
-        self._state = jax.jit(functools.partial(setup.begin, stage))(before=self._state)
+        begin = self.programs[number].begin if number in self.programs else jax.jit(functools.partial(setup.begin, stage))
+        self._state = begin(before=self._state, keys=block_keys(setup.seed, len(stage.blocks)))
         self._memory = setup.memory(stage)
-        index = np.zeros((CHUNK, setup.batch), np.int32)
+        if number not in self.programs:
+            self.programs[number] = Programs(begin, self._compiled(), {lossless: self._scorer(lossless) for lossless in (False, True)})
+        self._loop, self._score = self.programs[number].loop, self.programs[number].score
+        self.compile_seconds += time.perf_counter() - begun
+
+    def _compiled(self) -> Callable[..., Any]:
+        index = np.zeros((CHUNK, self.setup.batch), np.int32)
         keys = np.zeros((CHUNK, 2), np.uint32)
         args = (self._state, self._memory), self._x, self._y, index, keys, np.int32(0)
-        self._loop = jax.jit(self._steps, donate_argnums=0).lower(*args).compile()
-        self._score = {
-            lossless: jax.jit(functools.partial(self._scored, stage.lossless if lossless else stage.wiring)) for lossless in (False, True)
-        }
-        self.compile_seconds += time.perf_counter() - begun
+        return jax.jit(functools.partial(_steps, self.stage), donate_argnums=0).lower(*args).compile()
+
+    def _scorer(self, lossless: bool) -> Callable[..., Any]:
+        stage = replace(self.stage, wiring=self.stage.lossless) if lossless else self.stage
+        return jax.jit(functools.partial(_scored, stage))
 
     def advance(self, start: int, stop: int) -> float:
         """At most CHUNK steps for each call of the program."""
@@ -140,7 +159,7 @@ class FusedSession(Session):
         """Through the deployed codecs, or lossless."""
         total = 0
         for x, y, index in padded(part, self.setup.evaluation_batch):
-            total += self._score[lossless](self._state, self._memory[0], x, y, index)
+            total += self._score[lossless](self._state, {} if lossless else self._memory[0], x, y, index)
             self.traffic += self._evaluation[lossless]
         return int(total)
 
@@ -176,27 +195,29 @@ class FusedSession(Session):
         carry = self._state, self._memory
         (self._state, self._memory), losses = self._loop(carry, self._x, self._y, index, keys, np.int32(n))
         self.traffic += self._step * n
-        return np.asarray(losses[:n])
+        return np.asarray(losses)[:n]
 
-    def _steps(self, carry: Any, x: Any, y: Any, index: Any, keys: Any, n: Any) -> Any:
-        stage = self.stage
 
-        def one(k: Any, both: Any) -> Any:
-            (state, memory), losses = both
-            i = index[k]
-            fabrics = [Fused(stage.wiring, m, Context(p)) for m, p in zip(memory, jnp.split(i, len(memory)), strict=True)]
-            chains = [Chain(stage.blocks, fabric) for fabric in fabrics]
-            batch = Batch(x[i], y[i], i, keys[k])
-            state, info = training_step(stage, chains, state, batch, lambda jobs: [job() for job in jobs])
-            memory = [fabric.memory for fabric in fabrics]
-            return (state, memory), losses.at[k].set(info.loss.astype(losses.dtype))
+def _steps(stage: Stage, carry: Any, x: Any, y: Any, index: Any, keys: Any, n: Any) -> Any:
+    """The first n of CHUNK steps: (state and channel memories, losses)."""
 
-        return jax.lax.fori_loop(0, n, one, (carry, jnp.zeros(CHUNK, jnp.float32)))
+    def one(k: Any, both: Any) -> Any:
+        (state, memory), losses = both
+        i = index[k]
+        fabrics = [Fused(stage.wiring, m, Context(p)) for m, p in zip(memory, jnp.split(i, len(memory)), strict=True)]
+        chains = [Chain(stage.blocks, fabric) for fabric in fabrics]
+        batch = Batch(x[i], y[i], i, keys[k])
+        state, info = training_step(stage, chains, state, batch, lambda jobs: [job() for job in jobs])
+        memory = [fabric.memory for fabric in fabrics]
+        return (state, memory), losses.at[k].set(info.loss.astype(losses.dtype))
 
-    def _scored(self, wiring: Wiring, state: Row, memory: Any, x: Any, y: Any, index: Any) -> Any:
-        fabric = Fused(wiring, memory if wiring is self.stage.wiring else {}, Context(index, training=False))
-        chain = Chain(self.stage.blocks, fabric)
-        return chain.at_top(count_correct, self.stage.rule.predict(chain, state, x), y)
+    return jax.lax.fori_loop(0, n, one, (carry, jnp.zeros(CHUNK, jnp.float32)))
+
+
+def _scored(stage: Stage, state: Row, memory: Any, x: Any, y: Any, index: Any) -> Any:
+    """How many of one evaluation batch are right."""
+    chain = Chain(stage.blocks, Fused(stage.wiring, memory, Context(index, training=False)))
+    return chain.at_top(count_correct, stage.rule.predict(chain, state, x), y)
 
 
 class FramedSession(Session):
