@@ -95,6 +95,13 @@ def contrast(block: Block, state: State, plus: jax.Array, below_plus: Any, minus
     return jax.tree.map(jnp.subtract, slope(minus, below_minus), slope(plus, below_plus))
 
 
+def elementwise(block: Block) -> bool:
+    """Whether `post` keeps the shape of what `pre` gives."""
+    x = jax.ShapeDtypeStruct((1, *block.in_shape), jnp.float32)
+    params = jax.eval_shape(block.init, jax.random.key(0))
+    return jax.eval_shape(block.pre, params, x).shape[1:] == block.out_shape
+
+
 @dataclass(frozen=True)
 class EquilibriumPropagation(Rule):
     """Centred equilibrium propagation, squared error. free, nudged: rounds of each phase. beta: the nudge."""
@@ -129,35 +136,29 @@ class EquilibriumPropagation(Rule):
 
     def gradients(self, chain: Chain, state: Row, batch: Batch) -> tuple[Row, Row, Info]:
         """Three phases and their contrast."""
-        u1 = chain.at_bottom(drive, state, batch.x)
-        rest = self._rest(chain, state, u1)
+        rest = self.rest(chain, state, batch.x)
         target = chain.at_top(onehot, batch.y, rest.s)
-        plus = self._rounds(chain, state, u1, rest, self.nudged, self.beta, target)
-        minus = self._rounds(chain, state, u1, rest, self.nudged, -self.beta, target)
+        plus = self.rounds(chain, state, rest, self.nudged, self.beta, target)
+        minus = self.rounds(chain, state, rest, self.nudged, -self.beta, target)
         below_plus, below_minus = (Row([batch.x, *row.values[1:]]) for row in (plus.x, minus.x))
         grads = chain.map(contrast, state, plus.s, below_plus, minus.s, below_minus, beta=self.beta)
         return grads, state.memory, Info(chain.at_top(cost, rest.s, target))
 
     def predict(self, chain: Chain, state: Row, x: Any) -> Any:
         """The top's states in the free phase."""
-        return self._rest(chain, state, chain.at_bottom(drive, state, x)).s[-1]
+        return self.rest(chain, state, x).s[-1]
 
-    def _rest(self, chain: Chain, state: Row, u1: Any) -> Rest:
+    def rest(self, chain: Chain, state: Row, x: Any) -> Rest:
         """The free phase; its first round is a forward pass."""
-        nothing = Row([None] * chain.n)
-        first = Rest(*chain.sweep_up("state", settle, state, nothing, first=u1, beta=0.0))
-        return self._rounds(chain, state, u1, first, self.free - 1, 0.0, None)
+        u1, silence = chain.at_bottom(drive, state, x), Row([None] * chain.n)
+        first = Rest(*chain.sweep_up("state", settle, state, silence, first=u1, beta=0.0))
+        return self.rounds(chain, state, first, self.free - 1, 0.0, None)
 
-    def _rounds(self, chain: Chain, state: Row, u1: Any, start: Rest, times: int, beta: float, target: Any) -> Rest:
+    def rounds(self, chain: Chain, state: Row, start: Rest, times: int, beta: float, target: Any) -> Rest:
+        """`times` rounds with one nudge. target: the top's."""
+
         def turn(number: Any, now: Rest) -> Rest:
             above = chain.down("feedback", chain.map(feedback, state, now.s, now.x), last=target)
-            return Rest(*chain.sweep_up("state", settle, state, above, first=u1, beta=beta))
+            return Rest(*chain.sweep_up("state", settle, state, above, first=now.x[0], beta=beta))
 
         return chain.repeat(times, turn, start)
-
-
-def elementwise(block: Block) -> bool:
-    """Whether `post` keeps the shape of what `pre` gives."""
-    x = jax.ShapeDtypeStruct((1, *block.in_shape), jnp.float32)
-    params = jax.eval_shape(block.init, jax.random.key(0))
-    return jax.eval_shape(block.pre, params, x).shape[1:] == block.out_shape
