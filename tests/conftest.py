@@ -9,11 +9,13 @@ import socket
 from dataclasses import replace
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import settings
 
-from locallearn.codec import Codec, build
+from locallearn.codec import Codec, build, nbytes
 from locallearn.data.dataset import Arrays
 from locallearn.models import MLP
 from locallearn.rules import RULES
@@ -148,3 +150,34 @@ def assert_same():
                 assert x.tobytes() == y.tobytes(), f"shard {s}, array {k}"
 
     return check
+
+
+@pytest.fixture(scope="session")
+def compilations():
+    """`compilations()`: how many programs XLA has compiled in this process so far, operations called one by one among them."""
+    count = [0]
+
+    def listen(event, duration, **about):
+        count[0] += event == "/jax/core/compile/backend_compile_duration"
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    return lambda: count[0]
+
+
+@pytest.fixture(scope="session")
+def metered():
+    """`metered(inner)`: the inner codec, which counts in its own memory, inside the compiled program, what it sends in training."""
+
+    def wrap(inner):
+        def init(spec, key):
+            sender, receiver = inner.init(spec, key)
+            return (jnp.zeros(2, jnp.int32), sender), receiver
+
+        def encode(x, sender, context):
+            counted, kept = sender
+            packet, kept = inner.encode(x, kept, context)
+            return packet, (counted + jnp.array([nbytes(packet), 1]), kept) if context.training else sender
+
+        return Codec(init, encode, inner.decode)
+
+    return wrap
