@@ -2,32 +2,32 @@
 
 Hinton (2022), "The Forward-Forward Algorithm: Some Preliminary Investigations". https://arxiv.org/abs/2212.13345
 
-The label is painted on the first `classes` entries of the flattened input: a one for its class, zeros for the others. x⁺ shows the true
-label, x⁻ one of the others, drawn uniformly. With a_0 = x^±, divided by its root mean square as all that enters a block, and sg the
-stopped gradient:
+A label is painted on the first `classes` values of the flattened input, one-hot: x⁺ shows the true label, x⁻ one of the others, drawn
+uniformly. a_0 is x^± divided by its root mean square, n_l the size of h_l, and sg stops the gradient:
 
     h_l    = f_l(sg[a_{l-1}]; θ_l)           a_l = h_l / √(mean of h_l²)
-    G_l    = Σ_j h_lj²                       goodness, against θ = threshold · n_l
-    loss_l = mean of softplus(θ - G_l⁺) and softplus(G_l⁻ - θ)  +  peer · mean_j (mean_k m_k - m_j)²
-    m     <- 0.9 m + 0.1 mean over the batch of h_l⁺          kept in the block's memory
+    G_l    = Σ_j h_lj²                       goodness, against ϑ = threshold · n_l
+    loss_l = ½ mean of softplus(ϑ - G_l⁺) + softplus(G_l⁻ - ϑ),  + peer · mean_j (mean_k m_k - m_j)²
+    m     <- 0.9 m + 0.1 · mean of h_l⁺ over the batch, kept in the block's memory
     Δθ_l   ∝ -∂loss_l/∂θ_l
 
-The peer term keeps all units about equally active; its gradient passes the activation as if that were the identity, so that it wakes
-silent units. Only the direction of h_l reaches the next block: goodness is no use to it.
+Only the direction of h_l reaches the next block, so that it cannot use the goodness of this one. The peer term keeps all units about
+equally active; its gradient takes the activation function for the identity, so that it wakes silent units.
 
-The top block stands for no hidden layer, and `inference` says what it does:
+The top block, as wide as there are classes, is not one of these l. What it does is `inference`:
 
-    goodness   x is shown once with each label; the label of the largest goodness, summed over the hidden blocks, wins. The top adds up
-               and has nothing to learn: its parameters stay as they were.
-    readout    x is shown once with a neutral label, 0.1 for every class. The top is a softmax classifier of a_{L-1}, trained on a third
-               presentation of each example. Quicker, and as a rule less accurate. (The paper's reads all hidden layers but the first.)
+    goodness   x is shown once with each label; the label with the largest sum of goodness over all hidden blocks wins (the paper leaves
+               out the first where there are several more). The top receives the sum and learns nothing: its parameters stay.
+    readout    x is shown once with a neutral label, 0.1 for each class, and the top is a softmax classifier of a_{L-1}, trained on a
+               third presentation of each example. (The paper's reads all hidden layers but the first.)
 
-A boundary between hidden blocks carries a_l^± up once, 2 x batch x width numbers (with `readout` 3 x batch x width; the boundary below
-the top then carries batch x width, with `goodness` no activity at all). Labels go from the top to the bottom, one byte for each example.
-With `goodness` the sum of the losses goes up for the report, 4 bytes. A prediction costs classes x batch x width numbers for each hidden
-boundary and classes x batch for each boundary with `goodness`, batch x width with `readout`.
+What crosses, in numbers of 4 bytes, B the batch and C the classes; besides, labels go from the top to the bottom, one byte each:
 
-What makes it work: relu, He initialisation (mean square 1 to begin with, which is the threshold), normalised inputs, the peer term.
+                  training, a hidden boundary   below the top   prediction, a hidden boundary   below the top
+    goodness      2 B n_l, and 1: the loss      1               C B n_l, and B C                B C
+    readout       3 B n_l                       B n_{L-1}       B n_l                           B n_{L-1}
+
+What makes it work: relu and He initialisation (mean square 1 to begin with, as is the threshold), and a high rate: Adam at 3e-3, cosine.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from locallearn.block import Block, State
 from locallearn.chain import Chain, Row
@@ -51,7 +52,7 @@ MOMENTUM = 0.9
 
 
 class Learnt(NamedTuple):
-    """A block's own loss, its gradient by the block's parameters, and the running mean activity."""
+    """A block's own loss, its gradient by the block's parameters, and m."""
 
     loss: jax.Array
     grads: Any
@@ -60,14 +61,14 @@ class Learnt(NamedTuple):
 
 def normalised(a: jax.Array) -> jax.Array:
     """Each example divided by its root mean square. a: [batch, ...]."""
-    square = jnp.mean(a**2, tuple(range(1, a.ndim)), keepdims=True)
-    return a * jax.lax.rsqrt(square + 1e-12)
+    return a * jax.lax.rsqrt(jnp.mean(a**2, tuple(range(1, a.ndim)), keepdims=True) + 1e-12)
 
 
-def paint(x: jax.Array, mark: jax.Array) -> jax.Array:
-    """x with `mark` [batch, classes] in place of the first entries of each flattened example."""
-    rest = x.reshape(x.shape[0], -1)[:, mark.shape[1] :]
-    return jnp.concatenate([mark.astype(x.dtype), rest], 1).reshape(x.shape)
+def paint(x: jax.Array, mark: Any) -> jax.Array:
+    """x with `mark`, [classes] or [batch, classes], in place of the first values of each flattened example."""
+    flat, classes = x.reshape(x.shape[0], -1), mark.shape[-1]
+    mark = jnp.broadcast_to(jnp.asarray(mark, x.dtype), (x.shape[0], classes))
+    return jnp.concatenate([mark, flat[:, classes:]], 1).reshape(x.shape)
 
 
 def wrong_labels(y: jax.Array, classes: int, key: jax.Array) -> jax.Array:
@@ -76,31 +77,25 @@ def wrong_labels(y: jax.Array, classes: int, key: jax.Array) -> jax.Array:
 
 
 def presentations(block: Block, x: jax.Array, y: jax.Array, key: jax.Array, *, neutral: bool) -> jax.Array:
-    """a_0 of x⁺ and x⁻, one after the other, and of x with the neutral label: [2 or 3 x batch, *in_shape]."""
+    """a_0 of all x⁺, then of all x⁻, then (on request) of all x without a label: [2 or 3 x batch, *in_shape]."""
     y = y.astype(jnp.int32)
     wrong = wrong_labels(y, block.classes, jax.random.fold_in(key, block.index))
-    shown = [paint(x, jax.nn.one_hot(labels, block.classes)) for labels in (y, wrong)]
-    return normalised(jnp.concatenate([*shown, paint(x, neutral_mark(block, x))] if neutral else shown))
-
-
-def neutral_mark(block: Block, x: jax.Array) -> jax.Array:
-    """0.1 for every class: [batch, classes]."""
-    return jnp.full((x.shape[0], block.classes), NEUTRAL)
+    shown = [normalised(paint(x, jax.nn.one_hot(labels, block.classes))) for labels in (y, wrong)]
+    return jnp.concatenate([*shown, no_label(block, x)] if neutral else shown)
 
 
 def every_label(block: Block, x: jax.Array) -> jax.Array:
     """a_0 of x with each label in turn: [classes x batch, *in_shape], class by class."""
-    marks = jnp.repeat(jnp.eye(block.classes), x.shape[0], axis=0)
-    return normalised(paint(jnp.tile(x, (block.classes, *(1 for _ in x.shape[1:]))), marks))
+    return jnp.concatenate([normalised(paint(x, mark)) for mark in np.eye(block.classes)])
 
 
 def no_label(block: Block, x: jax.Array) -> jax.Array:
     """a_0 of x with the neutral label."""
-    return normalised(paint(x, neutral_mark(block, x)))
+    return normalised(paint(x, np.full(block.classes, NEUTRAL)))
 
 
 def rise(block: Block, state: State, a: jax.Array, *, passes: int) -> jax.Array:
-    """a_l from a_{l-1}, of which the top needs the last presentation only; at the top the class scores."""
+    """a_l from a_{l-1}, of which the top gets the last presentation only; at the top the class scores."""
     h = block.apply(state.params, a)
     if block.top:
         return h
@@ -108,12 +103,12 @@ def rise(block: Block, state: State, a: jax.Array, *, passes: int) -> jax.Array:
 
 
 def goodness(h: jax.Array) -> jax.Array:
-    """G: [batch]."""
+    """G: [batch]. h: [batch, ...]."""
     return jnp.sum(h**2, tuple(range(1, h.ndim)))
 
 
 def active(block: Block, params: Any, a: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """h_l, and h_l again with the gradient of the activation's input, where the block has one of that shape."""
+    """h_l, and h_l with the gradient of its pre-activation, where there is one of the same shape."""
     if block.composite:
         h = block.apply(params, a)
         return h, h
@@ -123,7 +118,7 @@ def active(block: Block, params: Any, a: jax.Array) -> tuple[jax.Array, jax.Arra
 
 
 def contrast(block: Block, state: State, a: jax.Array, *, passes: int, threshold: float, peer: float) -> Learnt:
-    """loss_l and its gradient. a: [passes x batch, *in_shape]: x⁺, x⁻ and what does not count here."""
+    """loss_l and its gradient. a: [passes x batch, *in_shape], x⁺ and x⁻ first."""
     size = a.shape[0] // passes
     theta = threshold * math.prod(block.out_shape)
 
@@ -136,24 +131,22 @@ def contrast(block: Block, state: State, a: jax.Array, *, passes: int, threshold
         m = MOMENTUM * state.memory + (1 - MOMENTUM) * through[:size].mean(0)
         return contrastive + peer * jnp.mean((m.mean() - m) ** 2), m
 
-    (value, memory), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
-    return Learnt(value, grads, memory)
+    (value, m), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+    return Learnt(value, grads, m)
 
 
 def classify(block: Block, state: State, a: jax.Array, y: jax.Array) -> Learnt:
-    """The read-out at the top."""
+    """A top block that reads out."""
     return Learnt(*jax.value_and_grad(lambda params: cross_entropy(block.apply(params, a), y))(state.params), state.memory)
 
 
 def idle(block: Block, state: State) -> Learnt:
-    """A top block that only adds up."""
+    """A top block that receives the sum."""
     return Learnt(jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params), state.memory)
 
 
 def scores(block: Block, state: State, a: jax.Array) -> jax.Array:
     """G_l of each label less their mean, so that a coarse codec keeps the differences: [batch, classes]."""
-    if block.top:
-        return a
     each = goodness(block.apply(state.params, a)).reshape(block.classes, -1).T
     return each - each.mean(1, keepdims=True)
 
@@ -161,6 +154,11 @@ def scores(block: Block, state: State, a: jax.Array) -> jax.Array:
 def add(block: Block, total: jax.Array, own: Any) -> jax.Array:
     """The sum so far; the top has nothing to add."""
     return total if block.top else total + own
+
+
+def below_top(chain: Chain) -> Chain:
+    """The hidden blocks, by themselves: nothing that they pass on reaches the top."""
+    return Chain(chain.blocks[:-1], chain.fabric)
 
 
 @dataclass(frozen=True)
@@ -219,8 +217,3 @@ class ForwardForward(Rule):
         hidden = below_top(chain)
         a, _ = hidden.sweep_up("activation", rise, state, first=chain.at_bottom(every_label, x), passes=1)
         return chain.gather("goodness", Row([*hidden.map(scores, state, a), None]), add)
-
-
-def below_top(chain: Chain) -> Chain:
-    """The hidden blocks."""
-    return Chain(chain.blocks[:-1], chain.fabric)

@@ -16,8 +16,9 @@ standard deviation of each channel of g_l(h_l) over the positions.
 A boundary carries h_l up once, batch x width numbers, and the labels down to each shard once, one byte for each example. Nothing else
 comes down: a shard may work on the next batch while those above are at this one.
 
-What makes it work: decoders that begin at zero, normalisation in every block (`norm: true` of the model; the paper's is over the batch),
-Adam at 5e-4 with a falling rate. S compares all pairs of a batch, so with β > 0 the batch cannot be cut into microbatches.
+What makes it work: decoders that begin at zero, and Adam with a falling rate, at 1e-3 for two or three dense layers. The paper normalises
+every block over the batch, which deep networks need; `norm: true` of the model normalises over the layer, and changes little in shallow
+ones. S compares all pairs of a batch, so with β > 0 the batch cannot be cut into microbatches.
 """
 
 from __future__ import annotations
