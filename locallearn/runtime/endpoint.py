@@ -59,7 +59,7 @@ class Endpoint:
         """The packet of a message, noted."""
         args = value, self.senders.get(channel), context.index
         sent = self.segments.defer(encode, codec, args, {"training": context.training})
-        if context.training:
+        if context.training and channel in self.senders:
             self.senders[channel] = sent.memory
         return sent.packet
 
@@ -68,7 +68,7 @@ class Endpoint:
         packet = unframe(data, packet_specs(codec, spec, context.training))
         options = {"spec": spec, "training": context.training}
         got = self.segments.defer(decode, codec, (packet, self.receivers.get(channel), context.index), options)
-        if context.training:
+        if context.training and channel in self.receivers:
             self.receivers[channel] = got.memory
         return got.value
 
