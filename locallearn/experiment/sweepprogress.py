@@ -1,0 +1,134 @@
+"""Progress of a sweep: a count at the start, a line for each run that ends, and on a terminal one for the run in progress."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any, Self, TextIO
+
+from locallearn.experiment.progress import status
+from locallearn.experiment.store import FAILED, FINISHED, INTERRUPTED, NEW, RUNNING
+from locallearn.experiment.sweep import Run
+from locallearn.experiment.sweeping import Begun, Outcome, Planned
+from locallearn.experiment.words import decimal, duration, plural, size
+from locallearn.runtime.training import Compiled, Progress
+
+WORDS = {FINISHED: "finished", INTERRUPTED: "resumed", NEW: "new", FAILED: "failed", RUNNING: "running elsewhere"}
+
+
+class SweepProgress:
+    """Shows a sweep on a stream. Call it with what a Course tells; give `of_run` to its runs."""
+
+    def __init__(self, out: TextIO, quiet: bool = False):
+        self.out, self.quiet = out, quiet
+        self.total, self.number, self.done, self.waiting = 0, 0, 0, 0
+        self.name, self.steps = "", 0
+        self.begun = time.monotonic()
+        self._marked = (0.0, 0)
+        self.live: Any = None
+
+    def __enter__(self) -> Self:
+        if self.out.isatty() and not self.quiet:
+            from rich.console import Console
+            from rich.live import Live
+
+            self.live = Live(console=Console(file=self.out, highlight=False, soft_wrap=True), transient=True, auto_refresh=False)
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live:
+            self.live.stop()
+
+    def __call__(self, news: Any) -> None:
+        """What the sweep as a whole tells."""
+        match news:
+            case Planned():
+                self.total = len(news.runs)
+                self.waiting = self.total - news.states.get(FINISHED, 0)
+                self.line(counted(news))
+            case Begun():
+                self.number, self.name = news.number, run_words(news.run)
+                self.show("preparing")
+            case Outcome():
+                self._outcome(news)
+
+    def of_run(self, event: Any) -> None:
+        """What the run in progress tells."""
+        if isinstance(event, Compiled):
+            self._marked = (time.monotonic(), event.step)
+        elif isinstance(event, Progress):
+            self.show(status(event, self.steps, *self._marked).strip())
+        elif hasattr(event, "setup"):
+            self.steps = event.setup.steps
+
+    def line(self, text: str) -> None:
+        """A line that stays."""
+        if self.live:
+            self.live.console.print(text, markup=False, emoji=False)
+        elif not self.quiet:
+            print(text, file=self.out, flush=True)
+
+    def show(self, text: str) -> None:
+        """What the run in progress is doing, and how long the sweep has to go."""
+        if self.live:
+            from rich.text import Text
+
+            left = (time.monotonic() - self.begun) / self.done * (self.waiting - self.done) if self.done else None
+            eta = f", sweep {duration(left)} left" if left else ""
+            self.live.update(
+                Text(f"{self._place()} {self.name}: {text}{eta}", style="dim", overflow="ellipsis", no_wrap=True), refresh=True
+            )
+
+    def _outcome(self, outcome: Outcome) -> None:
+        if outcome.before == FINISHED:
+            return
+        self.done += 1
+        text = f"{self._place()} {fitted(self.name, 34)}  {outcome_words(outcome)}"
+        self.line(text if self.live else f"{time.strftime('%H:%M:%S')} {text}")
+
+    def _place(self) -> str:
+        digits = len(str(self.total))
+        return f"[{self.number:>{digits}}/{self.total}]"
+
+
+def counted(planned: Planned) -> str:
+    """`25 runs: 14 finished, 3 resumed, 8 new`."""
+    counts = [f"{planned.states[state]} {word}" for state, word in WORDS.items() if planned.states.get(state)]
+    return f"{plural(len(planned.runs), 'run')}: {', '.join(counts)}"
+
+
+def run_words(run: Run) -> str:
+    """What sets a run apart, in a few words."""
+    words = [str(value) for key, value in run.varied.items() if key != "rule.name" and value is not None and value != "exact"]
+    rule = [] if run.config.rule_name in words else [run.config.rule_name]
+    return " ".join([*rule, *words, f"seed {run.config.seed}"])
+
+
+def outcome_words(outcome: Outcome) -> str:
+    """Accuracy, bytes and time; or how the run failed."""
+    result = outcome.result
+    if outcome.state == RUNNING:
+        return "running in another process"
+    if result is None:
+        first = str(outcome.error).strip().splitlines() or [""]
+        return f"FAILED {type(outcome.error).__name__}: {first[0]}"
+    ended = "" if result.reason == "steps" else f"  {result.reason}"
+    return f"{decimal(result.test_accuracy)}{size(result.traffic.bytes):>10}{duration(result.seconds):>10}{ended}"
+
+
+def failures(outcomes: Iterable[Outcome]) -> list[str]:
+    """Each failed run with its error and directory, for the end."""
+    failed = [outcome for outcome in outcomes if outcome.state == FAILED]
+    lines = [f"{plural(len(failed), 'run')} failed:"] if failed else []
+    for outcome in failed:
+        lines += [f"  {run_words(outcome.run)}: {type(outcome.error).__name__}: {outcome.error}", f"    {outcome.directory}"]
+    return lines
+
+
+def fitted(text: str, width: int) -> str:
+    """The text in exactly so many columns."""
+    return f"{text:<{width}}" if len(text) <= width else text[: width - 1] + "…"
+
+
+__all__ = ["SweepProgress", "counted", "failures", "fitted", "outcome_words", "run_words"]
