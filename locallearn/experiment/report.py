@@ -1,0 +1,27 @@
+"""`locallearn report`: the figure and the table of all runs below a directory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from locallearn.experiment.files import unwritable
+from locallearn.experiment.summary import groups_of
+from locallearn.experiment.table import Row, write_csv
+
+
+def write_report(rows: Sequence[Row], folder: Path) -> list[Path]:
+    """results.csv, frontier.svg and frontier.png; the paths that were written. Without a finished run there is no figure."""
+    from locallearn.experiment.figure import frontier, save
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    write_csv(folder / "results.csv", rows)
+    written = [folder / "results.csv"]
+    groups = [group for group in groups_of(rows) if group.accuracies and group.bytes > 0]
+    if groups:
+        figure = frontier(groups)
+        written += [save(figure, folder / "frontier.svg"), save(figure, folder / "frontier.png")]
+    return written

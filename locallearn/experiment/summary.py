@@ -1,0 +1,111 @@
+"""Seeds together: what each combination of a sweep reached, and for how many bytes."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from locallearn.experiment.table import COLUMNS, Row, combination_of, last_rows
+from locallearn.experiment.words import duration, size
+
+FIXED = ("task", "data.name", "codecs.default")
+
+
+@dataclass(frozen=True)
+class Group:
+    """The finished runs of one combination, over its seeds. panel: its task. variant: what varies besides rule, codecs and task."""
+
+    panel: str
+    rule: str
+    codecs: str
+    variant: str
+    accuracies: tuple[float, ...]
+    bytes: float
+    bytes_per_step: float
+    seconds: float
+    diverged: int
+    unfinished: int
+
+    @property
+    def label(self) -> str:
+        """The rule and its variant."""
+        return f"{self.rule} {self.variant}".strip()
+
+    @property
+    def name(self) -> str:
+        """The rule, its variant, and the codecs."""
+        return f"{self.label} {self.codecs}" if self.codecs != "exact" else self.label
+
+
+def groups_of(rows: Sequence[Row]) -> list[Group]:
+    """All combinations in the order of the rows; one without a finished run has no accuracies."""
+    together: dict[str, list[Row]] = {}
+    for row in last_rows(rows):
+        together.setdefault(combination_of(row), []).append(row)
+    return [_group(runs) for runs in together.values()]
+
+
+def _group(runs: Sequence[Row]) -> Group:
+    first, done = runs[0], [row for row in runs if row["state"] == "finished"]
+    tested = [row for row in done if row.get("test_accuracy") is not None]
+    return Group(
+        panel=str(first.get("task") or first["data"]),
+        rule=str(first["rule"]),
+        codecs=str(first["codecs"]),
+        variant=_variant(first),
+        accuracies=tuple(float(row["test_accuracy"]) for row in tested),
+        bytes=statistics.median(row["bytes"] for row in tested) if tested else 0.0,
+        bytes_per_step=statistics.median(row["bytes"] / row["step"] for row in tested) if tested else 0.0,
+        seconds=statistics.median(row["seconds"] for row in tested) if tested else 0.0,
+        diverged=sum(row.get("reason") == "diverged" for row in done),
+        unfinished=len(runs) - len(done),
+    )
+
+
+def _variant(row: Row) -> str:
+    """Values that vary and are told nowhere else."""
+    plain = {key: value for key, value in row.items() if key not in COLUMNS and not key.startswith("bytes_")}
+    words = [_word(key, value) for key, value in plain.items() if key not in FIXED and key.split(".")[0] != "codecs"]
+    suffix = "" if row["fabric"] == "fused" else f"on {row['fabric']}"
+    return " ".join([*(word for word in words if word), suffix]).strip()
+
+
+def _word(key: str, value: Any) -> str:
+    if value is None:
+        return ""
+    return str(value) if "." not in key else f"{key.rpartition('.')[2]} {value}"
+
+
+def reference(groups: Sequence[Group], panel: str) -> Group | None:
+    """What the others of a panel are compared with: backprop, every bit sent."""
+    return next((g for g in groups if g.panel == panel and g.rule == "backprop" and g.codecs == "exact" and g.accuracies), None)
+
+
+def summary(rows: Sequence[Row], width: int = 80) -> str:
+    """A table for each panel: accuracy (mean and standard deviation over seeds), bytes, ratio to backprop's bytes, time."""
+    groups = groups_of(rows)
+    lines: list[str] = []
+    for panel in dict.fromkeys(group.panel for group in groups):
+        inside = [group for group in groups if group.panel == panel]
+        lines += ["", _line((panel, "test", "bytes", "a step", "/backprop", "time"), width)]
+        lines += [_line(_cells(group, reference(groups, panel)), width) for group in inside]
+    return "\n".join(lines[1:])
+
+
+def _cells(group: Group, against: Group | None) -> tuple[str, ...]:
+    if not group.accuracies:
+        return (group.name, "failed" if group.unfinished else "-", "-", "-", "-", "-")
+    spread = f" ±{statistics.stdev(group.accuracies):.3f}" if len(group.accuracies) > 1 else ""
+    ratio = f"{group.bytes / against.bytes:.3g}" if against and against.bytes else "-"
+    mean = f"{statistics.fmean(group.accuracies):.3f}{spread}"
+    return (group.name, mean, size(group.bytes), size(group.bytes_per_step), ratio, duration(group.seconds))
+
+
+def _line(cells: Sequence[str], width: int) -> str:
+    """The first column takes what the others leave."""
+    rest = f"{cells[1]:>13}{cells[2]:>10}{cells[3]:>10}{cells[4]:>10}{cells[5]:>12}"
+    room = width - len(rest)
+    name = cells[0] if len(cells[0]) <= room else cells[0][: room - 1] + "…"
+    return f"{name:<{room}}{rest}"

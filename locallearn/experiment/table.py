@@ -1,0 +1,110 @@
+"""One tidy table: a row for each evaluation of each run, from the files of run directories alone."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from locallearn.experiment.files import write_whole
+from locallearn.experiment.store import FABRICS, SUFFIX, Store, run_directories
+
+Row = dict[str, Any]
+
+COLUMNS = (
+    *("sweep", "run", "rule", "codecs", "shards", "data", "seed", "fabric", "device", "state", "reason"),
+    *("step", "examples", "seconds", "compile_seconds"),
+    *("bytes", "payload_bytes", "bytes_worst_link", "messages", "hops", "train_loss"),
+    *("validation_accuracy", "validation_accuracy_lossless", "test_accuracy", "test_accuracy_lossless"),
+)
+"""The first columns; after them come what varies in a sweep and the bytes of each kind. Bytes are framed and count from the start."""
+
+
+def rows_below(root: Path) -> list[Row]:
+    """The rows of every run at or below a directory."""
+    return [row for directory in run_directories(root) for row in rows_of(directory, root)]
+
+
+def rows_of(directory: Path, root: Path | None = None) -> list[Row]:
+    """The rows of one run: one for each evaluation, one without numbers if there was none. The last row has the test accuracy."""
+    store = Store(directory)
+    facts, ending = facts_of(store, root or directory.parent.parent), store.read("result.json")
+    rows = [{**facts, **record} for record in store.records()] or [dict(facts)]
+    for name in ("reason", "test_accuracy", "test_accuracy_lossless"):
+        rows[-1][name] = ending.get(name)
+    if ending:  # with the evaluation on the test set
+        rows[-1].update({f"bytes_{kind}": amount for kind, amount in _by_kind(ending["traffic"]).items()})
+    return rows
+
+
+def facts_of(store: Store, root: Path) -> Row:
+    """What is the same in every row of a run."""
+    config, meta = store.read_config() or {}, store.read("meta.json")
+    model, source = config.get("model", {}), meta.get("source")
+    varied = {key: value for key, value in meta.get("varied", {}).items() if key != "rule.name"}
+    return {
+        "sweep": Path(source).stem if source else None,
+        "run": store.directory.relative_to(root).as_posix() if store.directory.is_relative_to(root) else store.directory.name,
+        "rule": config.get("rule", {}).get("name"),
+        "codecs": codecs_cell(config.get("codecs", {})),
+        "shards": model.get("shards") or len(model.get("cuts") or ()) + 1,
+        "data": config.get("data", {}).get("name"),
+        "seed": config.get("seed"),
+        "fabric": FABRICS.get(str(meta.get("on"))),
+        "device": " ".join(meta.get("devices", ())),
+        "state": store.state,
+        **varied,
+    }
+
+
+def codecs_cell(codecs: Mapping[str, Any]) -> str:
+    """`exact`, `int8`, or `error=int8` where only some messages have another codec than the default."""
+    words = {key: "+".join(value) if isinstance(value, list) else str(value) for key, value in codecs.items()}
+    default = words.pop("default", "exact")
+    named = [f"{key}={word}" for key, word in words.items() if word != default]
+    return " ".join(named if named and default == "exact" else [default, *named])
+
+
+def columns_of(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """All columns in order: the usual ones, what varies, and the bytes of each kind."""
+    found = dict.fromkeys(key for row in rows for key in row)
+    kinds = sorted(key for key in found if key.startswith("bytes_") and key not in COLUMNS)
+    varied = [key for key in found if key not in COLUMNS and key not in kinds]
+    return [*COLUMNS, *varied, *kinds]
+
+
+def to_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
+    """The table as CSV; a cell without a value is empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns or columns_of(rows), restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """results.csv, whole or not at all."""
+    content = to_csv(rows).encode()
+    write_whole(path, lambda file: file.write(content))
+
+
+def last_rows(rows: Iterable[Row]) -> list[Row]:
+    """The last row of each run."""
+    return list({row["run"]: row for row in rows}.values())
+
+
+def combination_of(row: Mapping[str, Any]) -> str:
+    """What all seeds of a combination share, on one fabric."""
+    name = str(row["run"])
+    folder, _, seed = name.rpartition("/")
+    suffix = next((s for s in SUFFIX.values() if s and seed.endswith(s)), "")
+    return f"{folder}{suffix}"
+
+
+def _by_kind(traffic: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for channel in traffic:
+        total[channel["kind"]] = total.get(channel["kind"], 0) + channel["framed"]
+    return total
