@@ -9,16 +9,22 @@ from typing import Any
 import click
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 80}
-FORMATS = click.Choice(["table", "json", "csv"])
 
 path_argument = click.argument("path", type=click.Path(path_type=Path))
 sets_option = click.option("--set", "sets", metavar="KEY=VALUE", multiple=True, help="Change one setting; may be repeated.")
-on_option = click.option("--on", type=click.Choice(["local", "eager", "ray"]), default="local", show_default=True, help="How to run.")
-address_option = click.option("--address", metavar="A", help="A running Ray to use, with --on ray.")
+only_option = click.option("--only", metavar="KEY=VALUE", multiple=True, help="Only the runs with this value; may be repeated.")
 runs_option = click.option("--runs", type=click.Path(path_type=Path), default="runs", show_default=True, help="Where results go.")
-data_option = click.option("--data", type=click.Path(), envvar="LOCALLEARN_DATA", help="Folder of published data sets [LOCALLEARN_DATA].")
-format_option = click.option("--format", "form", type=FORMATS, default="table", show_default=True)
-quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
+data_option = click.option("--data", metavar="DIR", envvar="LOCALLEARN_DATA", help="Folder of published data sets, or LOCALLEARN_DATA.")
+format_option = click.option("--format", "form", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True)
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+on_option = click.option(
+    "--on",
+    type=click.Choice(["local", "eager", "ray"]),
+    default="local",
+    show_default=True,
+    help="local: one compiled program; eager: message by message; ray: one actor for each shard.",
+)
+address_option = click.option("--address", metavar="HOST:PORT", help="A Ray that runs already, for --on ray.")
 
 
 class _Group(click.Group):
@@ -31,7 +37,8 @@ class _Group(click.Group):
 @click.group(cls=_Group, context_settings=CONTEXT)
 @click.version_option(package_name="locallearn", prog_name="locallearn")
 def cli() -> None:
-    """Which learning rule, cut over many machines, with which messages, reaches which accuracy, for how many bytes?
+    """Which learning rule, cut over many machines, with which messages, reaches
+    which accuracy, for how many bytes?
 
     \b
     Example:
@@ -40,50 +47,234 @@ def cli() -> None:
 
 
 @cli.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+def check(paths: tuple[Path, ...]) -> int:
+    """Find every mistake in runs and sweeps.
+
+    Nothing is run; each mistake is shown with its line.
+
+    \b
+    Example:
+      locallearn check experiments/*.yaml
+    """
+    from locallearn.experiment.checking import check_files
+
+    return check_files(paths)
+
+
+@cli.command()
+@path_argument
+@sets_option
+@data_option
+@format_option
+def plan(path: Path, sets: tuple[str, ...], data: str | None, form: str) -> None:
+    """Count the bytes of a run or sweep.
+
+    Bytes and messages by message and link, known before anything runs.
+
+    \b
+    Example:
+      locallearn plan experiments/first.yaml --set model.shards=4
+    """
+    from locallearn.experiment.environment import use_data
+    from locallearn.experiment.inspection import plan_text
+
+    use_data(data)
+    click.echo(plan_text(path, sets, form))
+
+
+@cli.command()
 @path_argument
 @sets_option
 @on_option
 @address_option
-@click.option("--fresh", is_flag=True, help="Move an earlier run of the same kind to ...~1 and begin anew.")
+@click.option("--fresh", is_flag=True, help="Move an earlier run to ...~1 and begin anew.")
 @runs_option
 @data_option
 @quiet_option
-def run(path: Path, quiet: bool, data: str | None, **options: Any) -> None:
+def run(path: Path, on: str, address: str | None, data: str | None, **options: Any) -> int:
     """Train one configuration.
 
-    The same command goes on with what was interrupted, and shows what is finished.
+    The same command goes on with what was interrupted, and shows what is
+    finished.
 
     \b
     Example:
       locallearn run experiments/first.yaml --set train.batch=32
     """
     from locallearn.experiment import commands
+    from locallearn.experiment.environment import use_data
 
-    commands.use_data(data)
-    commands.run(path, quiet=quiet, **options)
+    use_data(data)
+    return commands.run(path, how={"on": on, "address": address}, **options)
+
+
+@cli.command()
+@path_argument
+@only_option
+@click.option("--dry-run", is_flag=True, help="List the runs and their bytes; run nothing.")
+@click.option("--retry-failed", is_flag=True, help="Try failed runs again.")
+@click.option("--fail-fast", is_flag=True, help="Stop at the first failure.")
+@click.option("--keep-going", is_flag=True, help="Go on even if the first runs all fail alike.")
+@on_option
+@address_option
+@runs_option
+@data_option
+@quiet_option
+def sweep(path: Path, on: str, address: str | None, data: str | None, dry_run: bool, **options: Any) -> int:
+    """Train every combination of a sweep.
+
+    Finished runs are skipped, interrupted ones go on; a run that fails is
+    noted, and the sweep goes on.
+
+    \b
+    Example:
+      locallearn sweep experiments/frontier.yaml --only rule.name=backprop
+    """
+    from locallearn.experiment.environment import use_data
+
+    use_data(data)
+    if dry_run:
+        from locallearn.experiment.inspection import dry_run_text
+
+        click.echo(dry_run_text(path, options["only"]))
+        return 0
+    from locallearn.experiment import commands
+
+    flags = {name: options.pop(name) for name in ("retry_failed", "fail_fast", "keep_going")}
+    return commands.sweep(path, how={"on": on, "address": address}, flags=flags, **options)
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(path_type=Path), default="runs")
+@format_option
+def status(folder: Path, form: str) -> None:
+    """Show the state of all runs in a folder.
+
+    \b
+    Example:
+      locallearn status runs/frontier
+    """
+    from locallearn.experiment.inspection import status_text
+
+    click.echo(status_text(folder, form))
+
+
+@cli.command()
+@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+def show(folder: Path) -> None:
+    """Show one run: settings, curve, traffic.
+
+    \b
+    Example:
+      locallearn show runs/first/backprop-1a2b3c4d/seed-0
+    """
+    from locallearn.experiment.inspection import show_text
+
+    click.echo(show_text(folder))
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(path_type=Path), default="runs")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Where the files go; by default into FOLDER.")
+def report(folder: Path, out: Path | None) -> int:
+    """Draw accuracy against bytes; write the table.
+
+    Writes frontier.svg, frontier.png and results.csv.
+
+    \b
+    Example:
+      locallearn report runs/frontier
+    """
+    from locallearn.experiment import commands
+
+    return commands.report(folder, out)
+
+
+@cli.command()
+@format_option
+def rules(form: str) -> None:
+    """List the learning rules.
+
+    \b
+    Example:
+      locallearn rules --format json
+    """
+    from locallearn.experiment import listing
+
+    click.echo(listing.listed(listing.rule_rows(), form, listing.rules_text))
+
+
+@cli.command()
+@format_option
+def codecs(form: str) -> None:
+    """List the codecs.
+
+    \b
+    Example:
+      locallearn codecs
+    """
+    from locallearn.experiment import listing
+
+    click.echo(listing.listed(listing.codec_rows(), form, listing.codecs_text))
+
+
+@cli.command()
+@data_option
+@format_option
+def datasets(data: str | None, form: str) -> None:
+    """List the data sets.
+
+    \b
+    Example:
+      locallearn datasets --data ~/data
+    """
+    from locallearn.experiment import listing
+    from locallearn.experiment.environment import use_data
+
+    use_data(data)
+    click.echo(listing.listed(listing.dataset_rows(), form, listing.datasets_text))
+
+
+@cli.command()
+@runs_option
+def doctor(runs: Path) -> int:
+    """Look whether this machine is ready.
+
+    \b
+    Example:
+      locallearn doctor
+    """
+    from locallearn.experiment.doctor import doctor_text
+
+    text, well = doctor_text(runs)
+    click.echo(text)
+    return 0 if well else 1
 
 
 def main() -> None:
     """The entry point: errors that a user can act on are printed without a traceback."""
-    from locallearn.errors import LocallearnError
+    sys.exit(code_of(sys.argv[1:]))
+
+
+def code_of(words: list[str]) -> int:
+    """Run a command line and give its exit code: 0 well, 1 a run failed, 2 a mistake in usage or configuration, 130 interrupted."""
+    from locallearn.errors import ConfigError, LocallearnError
 
     try:
-        code = cli(standalone_mode=False) or 0
+        return cli.main(words, prog_name="locallearn", standalone_mode=False) or 0
     except click.ClickException as error:
         error.show()
-        code = error.exit_code
+        return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        print("interrupted", file=sys.stderr)
-        code = 130
-    except LocallearnError as error:
-        code = _told(error)
-    sys.exit(code)
-
-
-def _told(error: Exception) -> int:
-    from locallearn.errors import ConfigError
-
-    print(error, file=sys.stderr)
-    if isinstance(error, ConfigError):
+        click.echo("interrupted; the same command goes on from the last checkpoint", err=True)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read the output has left; say nothing more
+        return 1
+    except ConfigError as error:
+        click.echo(str(error), err=True)
         return 2
-    return 130 if type(error).__name__ == "Interrupted" else 1
+    except LocallearnError as error:
+        click.echo(str(error), err=True)
+        return getattr(error, "exit_code", 1)

@@ -1,30 +1,83 @@
-"""What the commands do that run something."""
+"""What the commands do that run something. Each returns the exit code."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from locallearn.errors import LocallearnError
+from locallearn.experiment import sweep as sweeps
 from locallearn.experiment.api import configuration
 from locallearn.experiment.progress import shown_on
-from locallearn.experiment.run import How, execute, run_name
+from locallearn.experiment.reading import read
+from locallearn.experiment.run import How, execute, run_name, silent
 from locallearn.experiment.signals import polite
+from locallearn.experiment.store import FAILED
+from locallearn.experiment.summary import summary
+from locallearn.experiment.sweeping import Course, write_sweep
+from locallearn.experiment.sweepprogress import SweepProgress, failures
+from locallearn.experiment.table import rows_below, write_csv
 
 
-def use_data(folder: str | None) -> None:
-    """Where published data sets are looked for, in this process and in those that it starts."""
-    if folder:
-        os.environ["LOCALLEARN_DATA"] = folder
-
-
-def run(path: Path, *, sets: Sequence[str], on: str, address: str | None, runs: Path, fresh: bool, quiet: bool) -> None:
-    """`locallearn run`."""
+def run(path: Path, *, sets: Sequence[str], how: Mapping[str, Any], runs: Path, fresh: bool, quiet: bool) -> int:
+    """`locallearn run`. how: `on` and `address`."""
     config = configuration(path, sets)
     with contextlib.ExitStack() as stack:
         interrupted = stack.enter_context(polite())
-        tell = (lambda event: None) if quiet else stack.enter_context(shown_on(sys.stdout))
-        how = How(on=on, address=address, tell=tell, interrupted=interrupted, source=str(path))
-        execute(config, how, runs / path.stem / run_name(config, on), fresh)
+        tell = silent if quiet else stack.enter_context(shown_on(sys.stdout))
+        execute(
+            config,
+            How(**how, tell=tell, interrupted=interrupted, source=str(path)),
+            runs / path.stem / run_name(config, how["on"]),
+            fresh,
+        )
+    return 0
+
+
+def sweep(path: Path, *, only: Sequence[str], how: Mapping[str, Any], runs: Path, quiet: bool, flags: Mapping[str, bool]) -> int:
+    """`locallearn sweep`. flags: `retry_failed`, `fail_fast` and `keep_going`."""
+    document = read(path)
+    found = sweeps.load(document)
+    chosen = sweeps.select(found.runs, only) if only else list(found.runs)
+    folder = runs / path.stem
+    with contextlib.ExitStack() as stack:
+        interrupted = stack.enter_context(polite())
+        progress = stack.enter_context(SweepProgress(sys.stdout, quiet))
+        each = How(**how, tell=progress.of_run, interrupted=interrupted, source=str(path))
+        course = Course(folder, each, progress, flags["retry_failed"], flags["fail_fast"], flags["keep_going"])
+        write_sweep(folder, found, path, document.data)
+        try:
+            course.go(chosen)
+        finally:
+            stack.close()
+            _conclude(course, quiet)
+    return 1 if any(outcome.state == FAILED for outcome in course.outcomes) else 0
+
+
+def _conclude(course: Course, quiet: bool) -> None:
+    """The table of what there is now, and the failures once more."""
+    rows = rows_below(course.folder)
+    if rows:
+        write_csv(course.folder / "results.csv", rows)
+    if rows and not quiet:
+        print(f"\n{summary(rows)}\n\n{course.folder / 'results.csv'}", flush=True)
+    for line in failures(course.outcomes):
+        print(line, file=sys.stderr, flush=True)
+
+
+def report(folder: Path, out: Path | None) -> int:
+    """`locallearn report`."""
+    from locallearn.experiment.report import write_report
+
+    rows = rows_below(folder)
+    if not rows:
+        raise LocallearnError(f"{folder}: there are no runs here")
+    written = write_report(rows, out or folder)
+    print(summary(rows))
+    print()
+    for path in written:
+        print(path)
+    return 0

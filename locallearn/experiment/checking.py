@@ -1,0 +1,35 @@
+"""`locallearn check`: every mistake in every file, at its line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from locallearn.errors import ConfigError
+from locallearn.experiment.config import resolve
+from locallearn.experiment.reading import read
+from locallearn.experiment.sweep import load
+from locallearn.experiment.words import plural
+
+
+def check_files(paths: Sequence[Path]) -> int:
+    """Print what each file holds, or what is wrong with it; the exit code."""
+    wrong = 0
+    for path in paths:
+        try:
+            print(f"{path}: {_described(path)}")
+        except ConfigError as error:
+            wrong += 1
+            print(error, file=sys.stderr)
+    return 2 if wrong else 0
+
+
+def _described(path: Path) -> str:
+    document = read(path)
+    if isinstance(document.data, Mapping) and {"base", "vary"} & set(document.data):
+        sweep = load(document)
+        skipped = f", {len(sweep.skipped)} combinations skipped" if sweep.skipped else ""
+        return f"ok, a sweep of {plural(len(sweep.runs), 'run')}{skipped}"
+    config = resolve(document)
+    return f"ok, {config.label()}-{config.identity()}"

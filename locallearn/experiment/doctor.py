@@ -1,0 +1,127 @@
+"""Is this machine ready? What there is, what is missing, and what may get in the way."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import socket
+import tempfile
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+from locallearn.experiment.words import size
+
+NEEDED = ("jax", "flax", "optax", "numpy", "ray", "pyyaml", "pydantic", "click", "rich", "matplotlib")
+
+Finding = tuple[bool, str]
+
+
+def examine(runs: Path) -> list[Finding]:
+    """(whether it is well, a sentence) for each thing that is looked at."""
+    looks: list[Callable[[], Finding]] = [
+        _python,
+        _packages,
+        _devices,
+        _memory,
+        lambda: _writable(runs),
+        _temporary,
+        _ray_address,
+        _other_ray,
+    ]
+    return [look() for look in looks]
+
+
+def doctor_text(runs: Path) -> tuple[str, bool]:
+    """The findings as text, and whether all is well."""
+    findings = examine(runs)
+    lines = [_wrapped("ok" if well else "PROBLEM", text) for well, text in findings]
+    return "\n".join(lines), all(well for well, _ in findings)
+
+
+def _wrapped(word: str, text: str) -> str:
+    return textwrap.fill(text, 80, initial_indent=f"{word:<9}", subsequent_indent=" " * 9, break_on_hyphens=False)
+
+
+def _python() -> Finding:
+    return True, f"Python {platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+
+
+def _packages() -> Finding:
+    found, missing = [], []
+    for name in NEEDED:
+        try:
+            found.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(name)
+    return (False, f"not installed: {', '.join(missing)}; run pip install locallearn") if missing else (True, ", ".join(found))
+
+
+def _devices() -> Finding:
+    try:
+        import jax
+
+        devices = jax.devices()
+    except Exception as error:
+        return False, f"JAX finds no device: {str(error).splitlines()[0]}"
+    return True, f"JAX runs on {len(devices)} x {devices[0].device_kind}"
+
+
+def _memory() -> Finding:
+    try:
+        free = next(
+            int(line.split()[1]) * 1024 for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable")
+        )
+    except (OSError, StopIteration):
+        return True, "free memory: unknown on this system"
+    return free > 2**29, f"{size(free)} of memory free"
+
+
+def _writable(runs: Path) -> Finding:
+    place = next(folder for folder in (runs, *runs.absolute().parents) if folder.exists())
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        return False, f"results cannot be written to {runs}: {error.strerror}; choose another folder with --runs"
+    free = shutil.disk_usage(place).free
+    return free > 2**28, f"results go to {runs}, {size(free)} free"
+
+
+def _temporary() -> Finding:
+    try:
+        with tempfile.TemporaryFile():
+            pass
+    except OSError as error:
+        return False, f"no temporary files: {error.strerror}"
+    return True, f"temporary files go to {tempfile.gettempdir()}"
+
+
+def _ray_address() -> Finding:
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        return True, "RAY_ADDRESS is not set: --on ray starts a Ray of its own"
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return True, f"RAY_ADDRESS is {address}"
+    try:
+        socket.create_connection((host, int(port)), timeout=3).close()
+    except OSError as error:
+        return False, f"RAY_ADDRESS is {address}, where nothing answers: {error}"
+    return True, f"RAY_ADDRESS is {address}, which answers"
+
+
+def _other_ray() -> Finding:
+    servers = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if b"gcs_server" in command.partition(b"\0")[0]:
+            servers.append(folder.name)
+    if servers:
+        return True, f"another Ray runs on this machine (process {', '.join(servers)}); it is left alone unless --address names it"
+    return True, "no other Ray runs on this machine"

@@ -1,0 +1,158 @@
+"""Looking at runs: their plan before they begin, their state from outside, one of them in detail."""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from locallearn.errors import LocallearnError
+from locallearn.experiment.store import NEW, Store, run_directories
+from locallearn.experiment.table import to_csv
+from locallearn.experiment.tabular import aligned, shown
+from locallearn.experiment.words import decimal, duration, plural, size
+from locallearn.traffic import ASIDE
+
+STATUS = {"run": str, "state": str, "step": str, "valid": decimal, "test": decimal, "bytes": size, "age": duration}
+
+
+def plan_text(path: Path, sets: Sequence[str], form: str) -> str:
+    """`locallearn plan` for a run's file or a sweep's."""
+    from locallearn.experiment.reading import read
+
+    document = read(path)
+    if isinstance(document.data, Mapping) and "base" in document.data:
+        if sets:
+            raise LocallearnError("--set changes a run; a sweep is changed in its file")
+        return _sweep_plan(document, form, ())
+    from locallearn.experiment.config import resolve
+    from locallearn.experiment.planning import plan
+    from locallearn.experiment.prepare import prepare
+
+    found = plan(prepare(resolve(document, sets)))
+    if form == "json":
+        return json.dumps(found, indent=1)
+    if form == "csv":
+        rows = [{"start": s["start"], "stop": s["stop"], **channel} for s in found["stages"] for channel in s["channels"]]
+        return to_csv(rows, list(rows[0]) if rows else ["start"]).rstrip("\n")
+    return _plan_table(found)
+
+
+def _plan_table(found: Mapping[str, Any]) -> str:
+    lines = []
+    for stage in found["stages"]:
+        if len(found["stages"]) > 1:
+            lines += [f"steps {stage['start']} to {stage['stop']}"]
+        rows = [["message", "link", "messages a step", "payload", "framed"]]
+        for c in stage["channels"]:
+            rows.append([c["message"], f"{c['src']} > {c['dst']}", str(c["messages"]), size(c["payload"]), size(c["framed"])])
+        totals = [str(stage["messages_per_step"]), size(stage["payload_bytes_per_step"]), size(stage["bytes_per_step"])]
+        lines += [aligned([*rows, ["together", "", *totals]], (2, 3, 4))]
+        lines += [f"{plural(stage['hops_per_step'], 'message')} of a step must wait for one another", ""]
+    kinds = [(kind, f"{kind} {size(amount)}") for kind, amount in found["bytes_by_kind"].items()]
+    training, beside = (", ".join(text for kind, text in kinds if (kind in ASIDE) is aside) for aside in (False, True))
+    lines += [
+        f"{plural(found['steps'], 'step')} send {size(found['bytes'])} in {plural(found['messages'], 'message')}, "
+        f"{size(found['bytes_worst_link'])} on the busiest link",
+        f"by kind: {training}" if training else "nothing crosses from shard to shard",
+    ]
+    lines += [f"beside training: {beside}"] if beside else []
+    return "\n".join(lines)
+
+
+def dry_run_text(path: Path, only: Sequence[str]) -> str:
+    """`locallearn sweep --dry-run`."""
+    from locallearn.experiment.reading import read
+
+    return _sweep_plan(read(path), "table", only)
+
+
+def _sweep_plan(document: Any, form: str, only: Sequence[str]) -> str:
+    """One row for each combination, and the sum over all runs."""
+    from locallearn.experiment.planning import plan
+    from locallearn.experiment.prepare import load_data, prepare
+    from locallearn.experiment.sweep import load, select
+
+    sweep = load(document)
+    remember = functools.lru_cache(maxsize=2)(load_data)
+    together: dict[str, list[Any]] = {}
+    for run in select(sweep.runs, only) if only else sweep.runs:
+        together.setdefault(run.name, []).append(run)
+    rows = []
+    for name, runs in together.items():
+        found = plan(prepare(runs[0].config, remember))
+        total = {"bytes": found["bytes"], "messages": found["messages"], "all_bytes": found["bytes"] * len(runs)}
+        rows.append({"run": name, "seeds": len(runs), "steps": found["steps"], **total})
+    if form != "table":
+        return shown(rows, form)
+    words = {"run": _short, "seeds": str, "steps": str, "bytes": size, "messages": str}
+    count, amount = sum(row["seeds"] for row in rows), sum(row["all_bytes"] for row in rows)
+    left_out = [f"skipped: {', '.join(map(str, entry.varied.values()))} ({entry.because})" for entry in sweep.skipped]
+    return "\n".join([shown(rows, form, words), "", *left_out, f"{plural(count, 'run')} send {size(amount)} in all"])
+
+
+def status_rows(root: Path) -> list[dict[str, Any]]:
+    """Every run below a directory: how far it is, and seconds since anything was written there."""
+    rows = []
+    for directory in run_directories(root):
+        store = Store(directory)
+        records, ending = store.records(), store.read("result.json")
+        last = records[-1] if records else {}
+        newest = max(path.stat().st_mtime for path in directory.iterdir())
+        rows.append(
+            {
+                "run": directory.relative_to(root).as_posix() if directory != root else directory.name,
+                "state": store.state if ending.get("reason") != "diverged" else "diverged",
+                "step": last.get("step", 0),
+                "valid": last.get("validation_accuracy"),
+                "test": ending.get("test_accuracy"),
+                "bytes": last.get("bytes", 0),
+                "age": round(max(0.0, time.time() - newest), 1),
+            }
+        )
+    return rows
+
+
+def status_text(root: Path, form: str) -> str:
+    """`locallearn status`."""
+    rows = status_rows(root)
+    if not rows:
+        raise LocallearnError(f"{root}: there are no runs here")
+    return shown(rows, form, {**STATUS, "run": _short})
+
+
+def show_text(directory: Path) -> str:
+    """`locallearn show`: configuration, curve, traffic by link, and the failure if there is one."""
+    store = Store(directory)
+    if store.state == NEW:
+        raise LocallearnError(f"{directory}: there is no run here; `locallearn status {directory}` lists those below")
+    ending, failure = store.read("result.json"), store.read("failure.json")
+    parts = [f"{directory}  {store.state}", store.path("config.yaml").read_text().rstrip()]
+    parts += [_curve(store.records())] if store.records() else []
+    if ending:
+        tested = f"test {decimal(ending['test_accuracy'], 4)} (lossless {decimal(ending['test_accuracy_lossless'], 4)})"
+        parts.append(f"ended after {plural(ending['step'], 'step')} ({ending['reason']}): {tested}\n{_links(ending['traffic'])}")
+    if failure:
+        parts.append(f"failed after step {failure['step']} with {failure['type']}: {failure['message']}\n{failure['traceback'].rstrip()}")
+    return "\n\n".join(parts)
+
+
+def _curve(records: Sequence[Mapping[str, Any]]) -> str:
+    names = {"step": str, "train_loss": decimal, "validation_accuracy": decimal, "bytes": size, "seconds": duration}
+    short = {"train_loss": "loss", "validation_accuracy": "valid", "bytes": "sent", "seconds": "time"}
+    rows = [{short.get(key, key): record[key] for key in names} for record in records]
+    return shown(rows, "table", {short.get(key, key): write for key, write in names.items()})
+
+
+def _links(traffic: Sequence[Mapping[str, Any]]) -> str:
+    rows = [["message", "kind", "link", "messages", "framed"]]
+    rows += [[c["message"], c["kind"], f"{c['src']} > {c['dst']}", str(c["messages"]), size(c["framed"])] for c in traffic]
+    return aligned(rows, (3, 4))
+
+
+def _short(name: str, width: int = 36) -> str:
+    """A long name without its middle: both the beginning and the seed tell runs apart."""
+    return name if len(name) <= width else f"{name[: width - 20]}…{name[-19:]}"
