@@ -10,12 +10,12 @@ from locallearn.experiment.events import Ended, Started
 from locallearn.experiment.planning import planned_traffic
 from locallearn.experiment.provenance import relative
 from locallearn.experiment.result import Result
+from locallearn.experiment.store import FABRICS
 from locallearn.experiment.words import decimal, duration, number, plural, size
 from locallearn.runtime.setup import Setup
 from locallearn.runtime.training import Compiled, Evaluated, Progress
 
 WIDTH = 80
-FABRICS = {"local": "fused", "eager": "eager", "ray": "ray"}
 HEADER = f"{'step':>8}{'loss':>9}{'valid':>8}{'sent':>12}{'rate':>11}"
 
 

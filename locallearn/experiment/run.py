@@ -36,6 +36,8 @@ def silent(event: Any) -> None:
 class Interrupted(LocallearnError):
     """The run was asked to stop; with a directory, the same command goes on."""
 
+    exit_code = 130
+
 
 class FailedBefore(LocallearnError):
     """The run failed earlier and was not to be tried again."""

@@ -25,6 +25,7 @@ from locallearn.experiment.lock import holder_of
 
 FINISHED, FAILED, RUNNING, INTERRUPTED, NEW = "finished", "failed", "running", "interrupted", "new"
 SUFFIX = {"local": "", "eager": "@eager", "ray": "@ray"}
+FABRICS = {"local": "fused", "eager": "eager", "ray": "ray"}
 ROOM = 64 * 2**10
 
 
