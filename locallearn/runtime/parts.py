@@ -62,4 +62,5 @@ def fill(like: Any, leaves: Sequence[np.ndarray]) -> Any:
     old, tree = jax.tree.flatten(like)
     if len(old) != len(leaves) or any(np.shape(a) != np.shape(b) for a, b in zip(old, leaves, strict=False)):
         raise ValueError("the snapshot does not fit this run: its arrays have other shapes")
-    return jax.tree.unflatten(tree, [np.asarray(b).view(np.dtype(a.dtype)) for a, b in zip(old, leaves, strict=True)])
+    new = [np.asarray(b).view(np.dtype(a.dtype)) for a, b in zip(old, leaves, strict=True)]
+    return jax.tree.unflatten(tree, jax.device_put(new, may_alias=False))
