@@ -28,7 +28,7 @@ settings.load_profile("repeatable")
 
 EXACT = (("exact", ()),)
 ADAM = Optimizer(rate=0.01)
-MODEL = {"equilibrium_propagation": {"activation": "hard_sigmoid"}}
+MODEL = {"equilibrium_propagation": {"activation": "hard_sigmoid", "init": "glorot", "gain": 0.5}}
 """What a rule asks of its model besides the default."""
 
 

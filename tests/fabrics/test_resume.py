@@ -122,7 +122,7 @@ def test_a_course_resumed_from_its_snapshot_ends_with_the_same_bits(make_setup, 
     events = list(train(kind(setup), keep_seconds=0))
     snapshots = [event for event in events if isinstance(event, Snapshot)]
     assert [snapshot.step for snapshot in snapshots] == [3, 5, 6]
-    for snapshot in snapshots[:2] if kind is EagerSession else snapshots[1:]:
+    for snapshot in snapshots[:1] if kind is EagerSession else snapshots[1:2]:  # within the first stage, and at its end
         rest = list(train(kind(setup), resume=snapshot))
         assert isinstance(rest[-1], Finished)
         assert_same(rest[-1].shards, events[-1].shards)
