@@ -20,7 +20,7 @@ from locallearn.runtime.session import FusedSession
 from locallearn.train import Optimizer
 from tests.benchmarks.common import random_setup
 
-WIDTHS, BATCH, STEPS, ROUNDS = (784, 512, 512, 10), 128, 60, 9
+WIDTHS, BATCH, STEPS, ROUNDS = (784, 512, 512, 10), 128, 50, 20
 GOAL = 0.98
 
 
