@@ -1,0 +1,152 @@
+"""Tables and the figure, from run directories written by hand."""
+
+import csv
+import io
+import json
+import statistics
+import xml.etree.ElementTree as ET
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from locallearn.experiment.figure import frontier, pareto, save
+from locallearn.experiment.labels import overlap
+from locallearn.experiment.report import write_report
+from locallearn.experiment.store import Store
+from locallearn.experiment.summary import Group, groups_of, summary
+from locallearn.experiment.table import codecs_cell, rows_below, to_csv
+
+RULES = {"backprop": (0.9, 400), "direct_feedback": (0.85, 220), "predictive_coding": (0.88, 1500)}
+
+
+def write_run(root, rule, codec, seed, ending=True):
+    accuracy, mebibytes = RULES[rule]
+    share = {"exact": 1.0, "int8": 0.25}[codec]
+    store = Store(root / f"{rule}-{codec}-00000000" / f"seed-{seed}")
+    store.make()
+    varied = {"task": "one-D", "rule.name": rule, "rule.steps": 5 if rule == "predictive_coding" else None, "codecs.default": codec}
+    config = {
+        "rule": {"name": rule},
+        "model": {"name": "mlp", "shards": 2},
+        "data": {"name": "strokes1d"},
+        "codecs": {"default": codec},
+        "seed": seed,
+    }
+    store.begin(json.dumps(config), {"on": "local", "devices": ["cpu"], "source": "experiments/s.yaml", "varied": varied})
+    total = int(mebibytes * share * 2**20)
+    for step in (50, 100):
+        sent = total * step // 100
+        kinds = {"bytes_activation": sent, "bytes_evaluation": 7}
+        store.append({"step": step, "seconds": step / 10, "bytes": sent, "validation_accuracy": 0.5, "train_loss": 1.0, **kinds})
+    if ending:
+        channel = {"message": "a", "kind": "activation", "src": 0, "dst": 1, "messages": 1, "payload": total - 20, "framed": total}
+        aside = {**channel, "kind": "evaluation", "framed": 9}
+        tested = accuracy * (0.98 if codec == "int8" else 1) + 0.01 * seed
+        store.finish({"reason": "steps", "test_accuracy": tested, "test_accuracy_lossless": tested, "traffic": [channel, aside]})
+
+
+@pytest.fixture
+def root(tmp_path):
+    for rule in RULES:
+        for codec in ("exact", "int8"):
+            for seed in (0, 1):
+                write_run(tmp_path, rule, codec, seed, ending=(rule, codec, seed) != ("predictive_coding", "int8", 1))
+    return tmp_path
+
+
+def test_one_tidy_row_for_each_evaluation(root):
+    rows = list(csv.DictReader(io.StringIO(to_csv(rows_below(root)))))
+    assert len(rows) == 12 * 2
+    first, second = rows[:2]
+    assert (first["sweep"], first["run"], first["rule"], first["fabric"]) == ("s", "backprop-exact-00000000/seed-0", "backprop", "fused")
+    assert (first["task"], first["codecs.default"], first["rule.steps"]) == ("one-D", "exact", "")
+    assert "rule.name" not in first  # it is `rule`
+    assert (first["step"], first["test_accuracy"], first["reason"]) == ("50", "", "")
+    assert (second["step"], second["test_accuracy"], second["reason"]) == ("100", "0.9", "steps")
+    assert (first["bytes_evaluation"], second["bytes_evaluation"]) == ("7", "9")  # with the test
+    assert rows[-1]["state"] == "interrupted"
+
+
+SUMMARY = """\
+one-D                             test     bytes    a step /backprop        time
+backprop                  0.905 ±0.007   400 MiB  4.00 MiB         1        10 s
+backprop int8             0.887 ±0.007   100 MiB  1.00 MiB      0.25        10 s
+direct_feedback           0.855 ±0.007   220 MiB  2.20 MiB      0.55        10 s
+direct_feedback int8      0.838 ±0.007  55.0 MiB   563 KiB     0.138        10 s
+predictive_coding steps 5 0.885 ±0.007  1.46 GiB  15.0 MiB      3.75        10 s
+predictive_coding steps 5 int8 (1 interrupted)
+                                 0.862   375 MiB  3.75 MiB     0.938        10 s"""
+
+
+def test_the_summary(root):
+    text = summary(rows_below(root))
+    assert text == SUMMARY
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_nothing_finished(tmp_path):
+    write_run(tmp_path, "backprop", "exact", 0, ending=False)
+    rows = rows_below(tmp_path)
+    assert summary(rows).splitlines()[1].split() == ["backprop", "(1", "interrupted)", *"-----"]
+    assert [path.name for path in write_report(rows, tmp_path / "out")] == ["results.csv"]
+
+
+def test_codecs_in_a_cell():
+    assert codecs_cell({"default": "exact"}) == "exact"
+    assert codecs_cell({"default": "exact", "error": ["error_feedback", "int8"]}) == "error=error_feedback+int8"
+    assert codecs_cell({"default": "int8", "error": "exact"}) == "int8 error=exact"
+
+
+def group(bytes_, *accuracies, rule="backprop", codecs="exact", panel="p"):
+    return Group(panel, rule, codecs, "", accuracies, bytes_, bytes_ / 10, 1.0)
+
+
+def test_pareto_by_brute_force():
+    rng = np.random.default_rng(0)
+    groups = [group(float(b), float(a)) for b, a in zip(rng.integers(1, 20, 40), rng.integers(1, 20, 40), strict=True)]
+    points = {(g.bytes, statistics.median(g.accuracies)) for g in groups}
+    best = {(b, a) for b, a in points if not any((c <= b and d >= a) and (c, d) != (b, a) for c, d in points)}
+    assert set(pareto(groups)) == best
+
+
+def test_the_figure_is_deterministic_and_stands_alone(root, tmp_path):
+    rows = rows_below(root)
+    one, two = (write_report(rows, tmp_path / name) for name in "ab")
+    assert [path.name for path in one] == ["results.csv", "frontier.svg", "frontier.png"]
+    for first, second in zip(one, two, strict=True):
+        assert first.read_bytes() == second.read_bytes()
+    svg = (tmp_path / "a" / "frontier.svg").read_text()
+    ET.fromstring(svg)
+    references = svg.replace("http://www.w3.org/", "").replace("http://purl.org/", "").replace("http://creativecommons.org/", "")
+    assert "http" not in references.replace("https://matplotlib.org/", "")
+    assert "<image" not in svg
+    assert (tmp_path / "a" / "frontier.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_names_cover_nothing():
+    """Eight rules close together: no name lies on another, none leaves its panel."""
+    rng = np.random.default_rng(1)
+    rules = ["backprop", *(f"rule_number_{k}" for k in range(7))]
+    groups = [
+        group(2.0 ** rng.uniform(20, 30), *(0.8 + rng.normal(0, 0.02) + rng.normal(0, 0.004, 3)), rule=rule, codecs=codec, panel=panel)
+        for panel in "pq"
+        for rule in rules
+        for codec in ("exact", "int8")
+    ]
+    figure = frontier(groups)
+    renderer = figure.canvas.get_renderer()
+    for axes in figure.axes:
+        boxes = [tuple(text.get_window_extent(renderer).extents) for text in axes.texts]
+        assert len(boxes) == len(rules)
+        inside = axes.get_window_extent(renderer)
+        for box in boxes:
+            assert inside.x0 <= box[0]
+            assert box[2] <= inside.x1
+        for one, other in combinations(boxes, 2):
+            assert overlap(one, np.array([other])) < 0.1 * (one[2] - one[0]) * (one[3] - one[1])
+
+
+def test_one_point_makes_a_figure(tmp_path):
+    assert save(frontier([group(1000.0, 0.5)]), tmp_path / "x.svg").exists()
+    assert [g.panel for g in groups_of([])] == []

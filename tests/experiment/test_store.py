@@ -1,0 +1,155 @@
+"""Run directories: states from files alone, whole files, and locks."""
+
+import errno
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from locallearn.experiment.files import StoreError, read_json, write_json, write_whole
+from locallearn.experiment.lock import Lock, holder_of
+from locallearn.experiment.provenance import command, relative
+from locallearn.experiment.store import Store, move_away, run_directories
+
+CONFIG = {"rule": {"name": "backprop", "rate": 1.0}, "train": {"steps": None, "sizes": [1, 2]}, "seed": 0}
+YAML = "# a comment\nrule: {name: backprop, rate: 1.0}\ntrain: {steps: null, sizes: [1, 2]}\nseed: 0\n"
+
+
+def begun(directory):
+    store = Store(directory)
+    store.make()
+    store.begin(YAML, {"format": 1})
+    return store
+
+
+def test_states_follow_from_files(tmp_path):
+    store = Store(tmp_path / "run")
+    assert store.state == "new"
+    store = begun(tmp_path / "run")
+    assert store.state == "interrupted"
+    with Lock(store.directory):
+        assert store.state == "running"
+    assert store.state == "interrupted"
+    store.fail({"type": "E"})
+    assert store.state == "failed"
+    store.retry()
+    assert store.state == "interrupted"
+    store.finish({"reason": "steps"})
+    assert store.state == "finished"
+    assert sorted(path.name for path in store.directory.iterdir()) == ["config.yaml", "meta.json", "result.json"]
+
+
+def test_the_whole_configuration_is_compared(tmp_path):
+    store = begun(tmp_path)
+    assert store.holds(CONFIG)
+    assert store.holds({**CONFIG, "train": {"steps": None, "sizes": (1, 2)}})
+    other = {**CONFIG, "train": {"steps": 3, "sizes": [1]}}
+    with pytest.raises(StoreError, match=r"another configuration \(train.sizes, train.steps differ\)"):
+        store.holds(other)
+    assert not Store(tmp_path / "elsewhere").holds(CONFIG)
+
+
+def test_a_torn_last_line_is_dropped_and_others_are_not(tmp_path):
+    store = begun(tmp_path)
+    for step in (5, 10, 15):
+        store.append({"step": step, "loss": 1 / 3})
+    path = store.path("metrics.jsonl")
+    whole = path.read_bytes()
+    for cut in range(len(whole) - 1):
+        path.write_bytes(whole[:cut])
+        steps = [record["step"] for record in store.records()]
+        assert steps == [5, 10, 15][: len(steps)]
+    path.write_bytes(whole)
+    assert [record["step"] for record in store.rewind(10)] == [5, 10]
+    assert path.read_bytes() == b"".join(whole.splitlines(keepends=True)[:2])
+    path.write_bytes(b"{torn\n" + whole)
+    with pytest.raises(StoreError, match=r"metrics.jsonl:1: is damaged"):
+        store.records()
+
+
+def test_a_full_disk_damages_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "result.json"
+    write_json(path, {"old": True})
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StoreError, match="No space left on device"):
+        write_json(path, {"new": True})
+    assert read_json(path) == {"old": True}
+    assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_an_unwritable_place_is_one_error_at_the_start(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot be written"):
+        Store(tmp_path / "file" / "run").make()
+
+
+def test_numbers_that_json_does_not_know_become_null(tmp_path):
+    write_json(tmp_path / "x.json", {"a": float("nan"), "b": [float("inf"), 1.5], 3: None})
+    assert read_json(tmp_path / "x.json") == {"a": None, "b": [None, 1.5], "3": None}
+    write_whole(tmp_path / "x.json", lambda file: file.write(b"{"))
+    with pytest.raises(StoreError, match="cannot be read"):
+        read_json(tmp_path / "x.json")
+    assert read_json(tmp_path / "none.json") is None
+
+
+def lock_by(directory, **changes):
+    holder = {"host": socket.gethostname(), "pid": os.getpid(), "begun": "0"} | changes
+    (directory / "lock").write_text(json.dumps(holder))
+
+
+def test_a_lock_is_its_process(tmp_path):
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    begun_at = json.loads(_lock_text(tmp_path))["begun"]
+    lock_by(tmp_path, begun=begun_at)
+    assert holder_of(tmp_path)["pid"] == os.getpid()
+    lock_by(tmp_path, begun="another time")  # the number was used again
+    assert holder_of(tmp_path) is None
+    child.communicate(b"\n")
+    lock_by(tmp_path, pid=child.pid, begun="")
+    assert holder_of(tmp_path) is None
+    (tmp_path / "lock").write_text("{to")
+    assert holder_of(tmp_path) is None
+
+
+def _lock_text(directory):
+    with Lock(directory):
+        return (directory / "lock").read_text()
+
+
+def test_a_lock_of_another_host_lives_by_its_heartbeat(tmp_path):
+    lock_by(tmp_path, host="elsewhere", pid=1)
+    with pytest.raises(StoreError, match="process 1 on elsewhere is running it"), Lock(tmp_path):
+        pass
+    old = time.time() - 120
+    os.utime(tmp_path / "lock", (old, old))
+    with Lock(tmp_path), pytest.raises(StoreError, match="is running it"), Lock(tmp_path):
+        pass
+    assert not (tmp_path / "lock").exists()
+
+
+def test_moving_away_keeps_everything(tmp_path):
+    run = tmp_path / "a" / "seed-0"
+    begun(run)
+    assert move_away(run) == tmp_path / "a" / "seed-0~1"
+    assert move_away(run) is None
+    begun(run)
+    assert move_away(run) == tmp_path / "a" / "seed-0~2"
+    begun(run)
+    begun(tmp_path / "b" / "seed-1@ray")
+    assert run_directories(tmp_path) == [run, tmp_path / "b" / "seed-1@ray"]
+    assert run_directories(run) == [run]
+
+
+def test_commands_hold_no_absolute_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["/opt/venv/bin/locallearn", "run", f"{tmp_path}/x.yaml", "--runs", "/elsewhere/runs", "--set", "a=b c"]
+    assert command(words) == "locallearn run x.yaml --runs runs --set 'a=b c'"
+    assert relative("plain") == "plain"
