@@ -48,7 +48,7 @@ def read_json(path: Path) -> Any:
     """What `write_json` wrote; None if there is no such file. StoreError if it is damaged."""
     try:
         return json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
         raise StoreError(f"{path}: cannot be read: {error}") from error

@@ -23,7 +23,8 @@ class Lines:
     """Turns the events of one run into lines; call it with each."""
 
     def __init__(self) -> None:
-        self.steps, self.step, self._rated, self._titled, self._compiled = 0, 0, (0, 0.0), False, 0.0
+        self.steps, self.step, self._titled, self._compiled = 0, 0, False, 0.0
+        self._rated: tuple[int, float] | None = (0, 0.0)
 
     def __call__(self, event: Any) -> list[str]:
         """What to show for an event; often nothing."""
@@ -45,6 +46,7 @@ class Lines:
 
     def _started(self, event: Started) -> list[str]:
         self.steps, self.step = event.setup.steps, event.resumed or 0
+        self._rated = (0, 0.0) if event.resumed is None else None  # what came before took a time that is not told
         lines = [*headline(event), plan_line(event.setup)]
         if event.on == "ray":
             lines.append("ray      starting actors; a Ray of its own takes 5 to 10 s, use --address for one that runs")
@@ -53,9 +55,9 @@ class Lines:
         return lines + [f"note     {note}" for note in event.notes]
 
     def _evaluated(self, event: Evaluated) -> list[str]:
-        steps, seconds = event.step - self._rated[0], event.seconds - self._rated[1]
-        self.step, self._rated = event.step, (event.step, event.seconds)
-        rate = f"{number(steps / seconds)}/s" if seconds > 0 else "-"
+        since, self._rated = self._rated, (event.step, event.seconds)
+        self.step = event.step
+        rate = f"{number((event.step - since[0]) / (event.seconds - since[1]))}/s" if since and event.seconds > since[1] else "-"
         loss, valid = decimal(event.train_loss), decimal(event.accuracy)
         row = f"{event.step:>8}{loss:>9}{valid:>8}{size(event.traffic.bytes):>12}{rate:>11}"
         title, self._titled = ([] if self._titled else [HEADER]), True

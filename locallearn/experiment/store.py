@@ -92,7 +92,7 @@ class Store:
 
         try:
             return yaml.load(self.path("config.yaml").read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, yaml.YAMLError) as error:
             raise StoreError(f"{self.path('config.yaml')}: cannot be read: {error}") from error
@@ -111,7 +111,7 @@ class Store:
         """The evaluations so far; a last line that was torn by a crash is no evaluation."""
         try:
             lines = self.path("metrics.jsonl").read_text(errors="replace").splitlines()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
         found = []
         for number, line in enumerate(lines, start=1):

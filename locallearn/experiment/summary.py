@@ -15,7 +15,10 @@ FIXED = ("task", "data.name", "codecs.default")
 
 @dataclass(frozen=True)
 class Group:
-    """The finished runs of one combination, over its seeds. panel: its task. variant: what varies besides rule, codecs and task."""
+    """The finished runs of one combination, over its seeds. panel: its task. variant: what varies besides rule, codecs and task.
+
+    diverged: how many of the finished runs did; they count with the accuracy that they had. unfinished: states of the other runs.
+    """
 
     panel: str
     rule: str
@@ -25,8 +28,8 @@ class Group:
     bytes: float
     bytes_per_step: float
     seconds: float
-    diverged: int
-    unfinished: int
+    diverged: int = 0
+    unfinished: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -60,7 +63,7 @@ def _group(runs: Sequence[Row]) -> Group:
         bytes_per_step=statistics.median(row["bytes"] / row["step"] for row in tested) if tested else 0.0,
         seconds=statistics.median(row["seconds"] for row in tested) if tested else 0.0,
         diverged=sum(row.get("reason") == "diverged" for row in done),
-        unfinished=len(runs) - len(done),
+        unfinished=tuple(row["state"] for row in runs if row["state"] != "finished"),
     )
 
 
@@ -95,17 +98,23 @@ def summary(rows: Sequence[Row], width: int = 80) -> str:
 
 
 def _cells(group: Group, against: Group | None) -> tuple[str, ...]:
+    name = " ".join([group.name, *_missing(group)])
     if not group.accuracies:
-        return (group.name, "failed" if group.unfinished else "-", "-", "-", "-", "-")
+        return (name, "-", "-", "-", "-", "-")
     spread = f" ±{statistics.stdev(group.accuracies):.3f}" if len(group.accuracies) > 1 else ""
     ratio = f"{group.bytes / against.bytes:.3g}" if against and against.bytes else "-"
     mean = f"{statistics.fmean(group.accuracies):.3f}{spread}"
-    return (group.name, mean, size(group.bytes), size(group.bytes_per_step), ratio, duration(group.seconds))
+    return (name, mean, size(group.bytes), size(group.bytes_per_step), ratio, duration(group.seconds))
+
+
+def _missing(group: Group) -> list[str]:
+    """What a reader must know of the runs behind a mean."""
+    counts = [f"{group.unfinished.count(state)} {state}" for state in dict.fromkeys(group.unfinished)]
+    return [f"({', '.join([*counts, *([f'{group.diverged} diverged'] if group.diverged else [])])})"] if counts or group.diverged else []
 
 
 def _line(cells: Sequence[str], width: int) -> str:
-    """The first column takes what the others leave."""
+    """The first column takes what the others leave; a name that needs more has a line of its own."""
     rest = f"{cells[1]:>13}{cells[2]:>10}{cells[3]:>10}{cells[4]:>10}{cells[5]:>12}"
     room = width - len(rest)
-    name = cells[0] if len(cells[0]) <= room else cells[0][: room - 1] + "…"
-    return f"{name:<{room}}{rest}"
+    return f"{cells[0]:<{room}}{rest}" if len(cells[0]) <= room else f"{cells[0]}\n{'':<{room}}{rest}"
