@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -203,3 +204,18 @@ def test_nothing_absolute_is_stored(tmp_path, config_file):
     assert texts
     for path in texts:
         assert str(tmp_path) not in path.read_text(), path
+
+
+@pytest.mark.ray
+def test_actors_go_on_after_a_stop_and_equal_the_eager_fabric(tmp_path):
+    config = configuration({**CONFIG, "train": {"steps": 9, "batch": 16, "evaluate_every": 3}})
+    seen = []
+    with pytest.raises(Interrupted, match="goes on from step 3"):
+        interrupted = partial(_is_snapshot, seen)
+        execute(config, How("ray", keep_seconds=0.0, tell=seen.append, interrupted=interrupted), tmp_path)
+    assert Store(tmp_path).state == "interrupted"
+    assert_same(execute(config, How("ray"), tmp_path), execute(config, EAGER))
+
+
+def _is_snapshot(seen):
+    return isinstance(seen[-1], Snapshot)
