@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 RUNS = 5
+ENTRY = "import sys; from locallearn.cli import main; sys.exit(main())"
 
 
 def fastest(*arguments: str) -> float:
@@ -18,7 +19,7 @@ def fastest(*arguments: str) -> float:
 
     def once() -> float:
         begun = time.perf_counter()
-        subprocess.run([sys.executable, "-c", "import sys; from locallearn.cli import main; sys.exit(main())", *arguments], check=True, capture_output=True)
+        subprocess.run([sys.executable, "-c", ENTRY, *arguments], check=True, capture_output=True)
         return time.perf_counter() - begun
 
     return min(once() for _ in range(RUNS))

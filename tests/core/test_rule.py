@@ -1,17 +1,19 @@
 """What a step is made of: parts of batches, keys, means."""
 
+from dataclasses import replace
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
 from locallearn.block import Block
 from locallearn.chain import ABSENT
 from locallearn.models import MLP
-from locallearn.rule import KINDS, Batch, Message, Rule, block_keys, init_state, mean, split_batch, step_keys
+from locallearn.rule import KINDS, Batch, Message, Rule, block_keys, descend, init_state, mean, split_batch, step_keys
 from locallearn.rules import RULES
 
 BATCH = Batch(jnp.arange(24.0).reshape(6, 4), jnp.arange(6), 10 + jnp.arange(6), jax.random.PRNGKey(0))
@@ -59,6 +61,14 @@ def test_the_initial_state_of_a_block_depends_on_seed_and_place_alone():
 def test_mean_adds_in_order_and_divides():
     parts = [{"w": jnp.float32(1e8)}, {"w": jnp.float32(1.0)}, {"w": jnp.float32(-1e8)}]
     assert float(mean(None, *parts)["w"]) == float((np.float32(1e8) + np.float32(1) + np.float32(-1e8)) / 3)
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_a_block_that_does_not_learn_keeps_the_rules_memory_too(learns):
+    block = replace(MLP(widths=(3, 2)).blocks((3,))[0], tx=optax.sgd(1.0), learns=learns)
+    state = block.state({"w": jnp.zeros(())}, memory=jnp.zeros(()))
+    after = descend(block, state, {"w": jnp.ones(())}, jnp.ones(()))
+    assert (float(after.params["w"]), float(after.memory)) == ((-1, 1) if learns else (0, 0))
 
 
 class NeedsHalves(Rule):
