@@ -15,7 +15,7 @@ FIXED = ("task", "data.name", "codecs.default")
 
 @dataclass(frozen=True)
 class Group:
-    """The finished runs of one combination, over its seeds. panel: its task. variant: what varies besides rule, codecs and task.
+    """The finished runs of one combination, over its seeds. panel: its task. variant: what sets it apart from others of its rule.
 
     diverged: how many of the finished runs did; they count with the accuracy that they had. unfinished: states of the other runs.
     """
@@ -45,19 +45,29 @@ class Group:
 def groups_of(rows: Sequence[Row]) -> list[Group]:
     """All combinations in the order of the rows; one without a finished run has no accuracies."""
     together: dict[str, list[Row]] = {}
+    rules: dict[str, list[Row]] = {}
     for row in last_rows(rows):
         together.setdefault(combination_of(row), []).append(row)
-    return [_group(runs) for runs in together.values()]
+        rules.setdefault(str(row["rule"]), []).append(row)
+    telling = {rule: _telling(own) for rule, own in rules.items()}
+    return [_group(runs, telling[str(runs[0]["rule"])]) for runs in together.values()]
 
 
-def _group(runs: Sequence[Row]) -> Group:
+def _telling(rows: Sequence[Row]) -> list[str]:
+    """The varied keys that tell runs of one rule apart, and that are told nowhere else."""
+    keys = dict.fromkeys(key for row in rows for key in row if key not in COLUMNS and not key.startswith("bytes_"))
+    free = [key for key in keys if key not in FIXED and key.split(".")[0] != "codecs"]
+    return [key for key in free if len({str(row.get(key)) for row in rows}) > 1]
+
+
+def _group(runs: Sequence[Row], telling: Sequence[str]) -> Group:
     first, done = runs[0], [row for row in runs if row["state"] == "finished"]
     tested = [row for row in done if row.get("test_accuracy") is not None]
     return Group(
         panel=str(first.get("task") or first["data"]),
         rule=str(first["rule"]),
         codecs=str(first["codecs"]),
-        variant=_variant(first),
+        variant=_variant(first, telling),
         accuracies=tuple(float(row["test_accuracy"]) for row in tested),
         bytes=statistics.median(row["bytes"] for row in tested) if tested else 0.0,
         bytes_per_step=statistics.median(row["bytes"] / row["step"] for row in tested) if tested else 0.0,
@@ -67,10 +77,8 @@ def _group(runs: Sequence[Row]) -> Group:
     )
 
 
-def _variant(row: Row) -> str:
-    """Values that vary and are told nowhere else."""
-    plain = {key: value for key, value in row.items() if key not in COLUMNS and not key.startswith("bytes_")}
-    words = [_word(key, value) for key, value in plain.items() if key not in FIXED and key.split(".")[0] != "codecs"]
+def _variant(row: Row, telling: Sequence[str]) -> str:
+    words = [_word(key, row.get(key)) for key in telling]
     suffix = "" if row["fabric"] == "fused" else f"on {row['fabric']}"
     return " ".join([*(word for word in words if word), suffix]).strip()
 

@@ -74,8 +74,8 @@ backprop                  0.905 ±0.007   400 MiB  4.00 MiB         1        10 
 backprop int8             0.887 ±0.007   100 MiB  1.00 MiB      0.25        10 s
 direct_feedback           0.855 ±0.007   220 MiB  2.20 MiB      0.55        10 s
 direct_feedback int8      0.838 ±0.007  55.0 MiB   563 KiB     0.138        10 s
-predictive_coding steps 5 0.885 ±0.007  1.46 GiB  15.0 MiB      3.75        10 s
-predictive_coding steps 5 int8 (1 interrupted)
+predictive_coding         0.885 ±0.007  1.46 GiB  15.0 MiB      3.75        10 s
+predictive_coding int8 (1 interrupted)
                                  0.862   375 MiB  3.75 MiB     0.938        10 s"""
 
 
@@ -83,6 +83,13 @@ def test_the_summary(root):
     text = summary(rows_below(root))
     assert text == SUMMARY
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_variants_of_a_rule_are_told_apart():
+    facts = {"task": "t", "data": "d", "rule": "pc", "codecs": "exact", "fabric": "fused", "state": "interrupted"}
+    rows = [{**facts, "run": f"{steps}/seed-0", "rule.steps": steps, "rule.rate": 0.1} for steps in (5, 20)]
+    rows.append({**facts, "run": "b/seed-0@ray", "fabric": "ray", "rule": "backprop"})
+    assert [group.label for group in groups_of(rows)] == ["pc steps 5", "pc steps 20", "backprop on ray"]
 
 
 def test_nothing_finished(tmp_path):
