@@ -17,6 +17,7 @@ FAR = (8, 12, 17, 24, 34, 48, 66)
 NEAR = 17
 MARK = 4.5
 TRIED = 120
+GAP = 6.0
 
 
 class Label(NamedTuple):
@@ -74,7 +75,8 @@ def best_together(choices: Sequence[Sequence[tuple[float, Spot]]], scale: float)
 
 
 def _room(spot: Spot) -> list[Box]:
-    return [spot.box, *(_along([_leader(spot)], 1.0, 8) if spot.far > NEAR else ())]
+    left, bottom, right, top = spot.box
+    return [(left - GAP, bottom, right + GAP, top), *(_along([_leader(spot)], 1.0, 8) if spot.far > NEAR else ())]
 
 
 def _crowding(spot: Spot, others: np.ndarray, scale: float) -> float:

@@ -127,8 +127,8 @@ def failures(outcomes: Iterable[Outcome]) -> list[str]:
 
 
 def fitted(text: str, width: int) -> str:
-    """The text in exactly so many columns."""
-    return f"{text:<{width}}" if len(text) <= width else text[: width - 1] + "…"
+    """The text in exactly so many columns, if need be without its middle: the seed stands at its end."""
+    return f"{text:<{width}}" if len(text) <= width else f"{text[: width - 11]}…{text[-10:]}"
 
 
 __all__ = ["SweepProgress", "counted", "failures", "fitted", "outcome_words", "run_words"]

@@ -15,7 +15,7 @@ from locallearn.experiment.prepare import prepare
 from locallearn.experiment.progress import Live, Plain, shown_on
 from locallearn.experiment.sweep import Run
 from locallearn.experiment.sweeping import Begun, Outcome, Planned
-from locallearn.experiment.sweepprogress import SweepProgress, failures
+from locallearn.experiment.sweepprogress import SweepProgress, failures, fitted
 from locallearn.experiment.words import duration, number, plural, size
 from locallearn.runtime.training import Compiled, Evaluated, Progress
 from locallearn.traffic import Channel, Traffic
@@ -170,3 +170,8 @@ def test_words():
     assert [number(n) for n in (0.5, 42.25, 421, 1234, 5e6)] == ["0.50", "42.2", "421", "1.23k", "5.00M"]
     assert [duration(s) for s in (0.44, 12.4, 60, 200, 3600, 7500)] == ["0.4 s", "12 s", "1 min", "3 min 20 s", "1 h", "2 h 5 min"]
     assert (plural(1, "run"), plural(0, "run")) == ("1 run", "0 runs")
+
+
+def test_a_long_name_keeps_its_seed():
+    assert fitted("forward_forward Fashion-MNIST int8 seed 12", 34) == "forward_forward Fashion…t8 seed 12"
+    assert fitted("short", 8) == "short   "
