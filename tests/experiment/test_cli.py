@@ -63,7 +63,7 @@ def test_run_show_and_status(folder, capsys):
     assert shown.err == ""
     (directory,) = (folder / "runs" / "tiny").glob("backprop-*/seed-3@eager")
     assert Store(directory).state == "finished"
-    assert (directory / "config.yaml").read_text().startswith("# from tiny.yaml\n# ")
+    assert (directory / "config.yaml").read_text().startswith("# from tiny.yaml")
 
     assert code_of(["run", "tiny.yaml", "--on", "eager", "--set", "seed=3"]) == 0
     assert capsys.readouterr().out.startswith("already ")
