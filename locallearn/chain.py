@@ -113,6 +113,11 @@ class Chain:
         self.n = len(self.blocks)
         self.fabric = fabric
 
+    @property
+    def below_top(self) -> Chain:
+        """All blocks but the top one, as a chain of their own: what they pass up ends below the top."""
+        return Chain(self.blocks[:-1], self.fabric)
+
     # Inside a block.
 
     def map(self, fn: Callable[..., Any], *rows: Any, **options: Any) -> Row:

@@ -26,8 +26,6 @@ from locallearn.runtime.session import EagerSession, FusedSession, Session
 from locallearn.runtime.setup import Setup
 from locallearn.runtime.training import Evaluated, Event, Finished, Snapshot, train
 
-SESSIONS: dict[str, Callable[[Setup], Session]] = {"local": FusedSession, "eager": EagerSession}
-
 
 def silent(event: Any) -> None:
     """Tells nobody."""
@@ -49,7 +47,8 @@ class How:
 
     on: `local` (one compiled program), `eager` (message by message) or `ray` (one actor for each shard). keep_seconds: least time between
     checkpoints. interrupted: asked after every event, true to stop. load: gets data into memory. retry: whether a run that failed
-    is tried again. source, varied: noted beside the run, where it comes from and what sets it apart in a sweep.
+    is tried again. programs: what earlier runs compiled, for seeds of the same configuration. source, varied: noted beside the run, where
+    it comes from and what sets it apart in a sweep.
     """
 
     on: str = "local"
@@ -60,6 +59,7 @@ class How:
     load: Callable[[Any], Any] = load_data
     retry: bool = True
     source: str | None = None
+    programs: dict[str, Any] = field(default_factory=dict)
     varied: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -146,15 +146,19 @@ def _train(config: Config, how: How, setup: Setup, store: Store | None) -> Resul
     raise AssertionError("a training ends with Finished")
 
 
-def session_for(on: str, setup: Setup) -> Session:
-    """A session of a way to run that needs no other process."""
-    return SESSIONS[on](setup)
+def session_for(config: Config, how: How, setup: Setup) -> Session:
+    """A session that needs no other process. Seeds share their programs: those of the last configuration are kept."""
+    if how.on == "eager":
+        return EagerSession(setup)
+    if config.digest() not in how.programs:
+        how.programs.clear()
+    return FusedSession(setup, how.programs.setdefault(config.digest(), {}))
 
 
 def _events(config: Config, how: How, setup: Setup, resume: Snapshot | None, keep_seconds: float) -> Generator[Event, None, None]:
     """The training's events; closing the generator ends the training."""
     if how.on != "ray":
-        yield from train(session_for(how.on, setup), resume, keep_seconds)
+        yield from train(session_for(config, how, setup), resume, keep_seconds)
         return
     from locallearn.runtime.cluster import train_on_ray
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -77,14 +75,13 @@ class Course:
         """Run them all, in order. Interrupted when it is asked to stop."""
         self.tell(self.states(runs))
         how = replace(self.how, load=functools.lru_cache(maxsize=2)(load_data), retry=self.retry_failed)
-        with shared_programs():
-            for number, run in enumerate(runs, start=1):
-                self.tell(Begun(number, run))
-                outcome = self._one(run, replace(how, varied=run.varied))
-                self.outcomes.append(outcome)
-                self.tell(outcome)
-                if outcome.state == FAILED:
-                    self._consider()
+        for number, run in enumerate(runs, start=1):
+            self.tell(Begun(number, run))
+            outcome = self._one(run, replace(how, varied=run.varied))
+            self.outcomes.append(outcome)
+            self.tell(outcome)
+            if outcome.state == FAILED:
+                self._consider()
         return self.outcomes
 
     def _one(self, run: Run, how: How) -> Outcome:
@@ -123,32 +120,3 @@ def write_sweep(folder: Path, sweep: Sweep, source: Path, data: Any) -> None:
     text = f"# from {origin}\n" + yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "sweep.yaml", lambda file: file.write(text.encode()))
-
-
-@contextlib.contextmanager
-def shared_programs() -> Iterator[None]:
-    """What one run has compiled, the next one finds: seeds differ in their numbers, not in their programs."""
-    import jax
-
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs", "jax_persistent_cache_min_entry_size_bytes")
-    before = {name: getattr(jax.config, name) for name in names}
-    if before["jax_compilation_cache_dir"]:  # the user's own
-        yield
-        return
-    with tempfile.TemporaryDirectory(prefix="locallearn-") as folder:
-        try:
-            for name, value in zip(names, (folder, 0.1, -1), strict=True):
-                jax.config.update(name, value)
-            _forget_cache()
-            yield
-        finally:
-            for name, value in before.items():
-                jax.config.update(name, value)
-            _forget_cache()
-
-
-def _forget_cache() -> None:
-    """JAX looks at these settings once; this makes it look again."""
-    from jax.experimental.compilation_cache import compilation_cache
-
-    compilation_cache.reset_cache()

@@ -28,11 +28,14 @@ class Pulled(NamedTuple):
     """∇θ_l, and the δ that travels on."""
 
     grads: Any
-    down: jax.Array
+    down: Any
 
 
 def backward(block: Block, state: State, h: jax.Array, delta: jax.Array) -> Pulled:
-    """δ_l through the block: onto its parameters and its input."""
+    """δ_l through the block: onto its parameters and its input; nothing is below the bottom."""
+    if block.bottom:
+        _, pull = jax.vjp(lambda params: block.apply(params, h), state.params)
+        return Pulled(pull(delta)[0], None)
     _, pull = jax.vjp(block.apply, state.params, h)
     return Pulled(*pull(delta))
 

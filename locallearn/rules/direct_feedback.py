@@ -30,7 +30,7 @@ from locallearn.block import Block, State
 from locallearn.chain import Chain, Row
 from locallearn.fields import Positive
 from locallearn.rule import Batch, Info, Message, Rule, forward
-from locallearn.rules._common import output_error
+from locallearn.rules._common import output_error, unknown_classes
 
 FEEDBACK = 0xFEEDB
 """Folded into a block's key for its feedback weights."""
@@ -58,11 +58,7 @@ class DirectFeedback(Rule):
 
     def problems(self, blocks: Sequence[Block]) -> list[str]:
         """Every block must know how wide e is."""
-        found = super().problems(blocks)
-        wide = math.prod(blocks[-1].out_shape)
-        if any(block.classes != wide for block in blocks[:-1]):
-            found.append(f"needs blocks that know the number of classes, {wide}: the model must give it to each of them")
-        return found
+        return super().problems(blocks) + unknown_classes(blocks)
 
     def init(self, block: Block, key: jax.Array) -> State:
         """memory: B_l [classes, *out_shape]; the top block needs none."""

@@ -156,11 +156,6 @@ def add(block: Block, total: jax.Array, own: Any) -> jax.Array:
     return total if block.top else total + own
 
 
-def below_top(chain: Chain) -> Chain:
-    """The hidden blocks, by themselves: nothing that they pass on reaches the top."""
-    return Chain(chain.blocks[:-1], chain.fabric)
-
-
 @dataclass(frozen=True)
 class ForwardForward(Rule):
     """Forward-forward with supervised labels. threshold: mean square activity between positive and negative. peer: weight of its term."""
@@ -200,7 +195,7 @@ class ForwardForward(Rule):
         """The whole algorithm."""
         readout = self.inference == "readout"
         passes = 3 if readout else 2
-        hidden = below_top(chain)
+        hidden = chain.below_top
         y = chain.to_bottom("label", chain.at_top(label, batch.y))
         a = chain.at_bottom(presentations, batch.x, y, batch.key, neutral=readout)
         x, _ = (chain if readout else hidden).sweep_up("activation", rise, state, first=a, passes=passes)
@@ -214,6 +209,6 @@ class ForwardForward(Rule):
         """The read-out's class scores, or the goodness of each label."""
         if self.inference == "readout":
             return chain.sweep_up("activation", rise, state, first=chain.at_bottom(no_label, x), passes=1)[1][-1]
-        hidden = below_top(chain)
+        hidden = chain.below_top
         a, _ = hidden.sweep_up("activation", rise, state, first=chain.at_bottom(every_label, x), passes=1)
         return chain.gather("goodness", Row([*hidden.map(scores, state, a), None]), add)

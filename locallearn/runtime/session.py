@@ -17,7 +17,7 @@ from locallearn.block import Block
 from locallearn.chain import ABSENT, Chain, Row
 from locallearn.codec import Context, Spec
 from locallearn.data.dataset import batches
-from locallearn.rule import Batch, Info, block_keys, descend, mean, split_batch, step_keys
+from locallearn.rule import Batch, Info, descend, mean, split_batch, step_keys
 from locallearn.runtime.endpoint import Endpoint
 from locallearn.runtime.frame import CONTROL, EVALUATE, TRAIN
 from locallearn.runtime.local import Eager, Framed, Fused
@@ -104,7 +104,6 @@ def count_correct(block: Block, scores: jax.Array, y: jax.Array) -> jax.Array:
 class Programs(NamedTuple):
     """What one stage compiles to. Seeds are arguments, so every seed of a configuration can use the same programs."""
 
-    begin: Callable[..., Any]
     loop: Callable[..., Any]
     score: Mapping[bool, Callable[..., Any]]
 
@@ -112,12 +111,12 @@ class Programs(NamedTuple):
 class FusedSession(Session):
     """One compiled program for training, one for evaluation; data and state stay on the device.
 
-    like: a session of the same configuration with another seed, whose programs are used again.
+    programs: by number of the stage, those of a session of the same configuration with another seed; what is missing is added.
     """
 
-    def __init__(self, setup: Setup, like: FusedSession | None = None):
+    def __init__(self, setup: Setup, programs: dict[int, Programs] | None = None):
         self.setup, self.traffic = setup, Traffic()
-        self.programs: dict[int, Programs] = like.programs if like else {}
+        self.programs = {} if programs is None else programs
         self._state: Any = None
         self._x, self._y = jnp.asarray(setup.split.train.x), jnp.asarray(setup.split.train.y)
 
@@ -130,11 +129,11 @@ class FusedSession(Session):
         exactly = replace(stage, wiring=stage.lossless)
         self._evaluation = {False: setup.plan_evaluation(stage).traffic, True: setup.plan_evaluation(exactly).traffic}
         self._decision = setup.plan_decision(stage).traffic
-        begin = self.programs[number].begin if number in self.programs else jax.jit(functools.partial(setup.begin, stage))
-        self._state = begin(before=self._state, keys=block_keys(setup.seed, len(stage.blocks)))
+        # Not compiled as one: JAX finds its few kernels again for every rule and seed, and the bits are those of the other fabrics.
+        self._state = setup.begin(stage, self._state)
         self._memory = setup.memory(stage)
         if number not in self.programs:
-            self.programs[number] = Programs(begin, self._compiled(), {lossless: self._scorer(lossless) for lossless in (False, True)})
+            self.programs[number] = Programs(self._compiled(), {lossless: self._scorer(lossless) for lossless in (False, True)})
         self._loop, self._score = self.programs[number].loop, self.programs[number].score
         self.compile_seconds += time.perf_counter() - begun
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -91,14 +91,9 @@ class Setup:
         """Examples in each message of an evaluation; the last one is padded."""
         return max(1, min(EVALUATION_BATCH, max(len(self.split.validation.y), len(self.split.test.y))))
 
-    def begin(
-        self, stage: Stage, before: Row | None = None, mine: Callable[[int], bool] = lambda block: True, keys: Sequence[Any] | None = None
-    ) -> Row:
-        """The state at the start of a stage, of the blocks that are `mine`: fresh, or with the parameters that `before` ends with.
-
-        keys: one for each block; from the run's seed, if none are given.
-        """
-        keys = block_keys(self.seed, len(stage.blocks)) if keys is None else keys
+    def begin(self, stage: Stage, before: Row | None = None, mine: Callable[[int], bool] = lambda block: True) -> Row:
+        """The state at the start of a stage, of the blocks that are `mine`: fresh, or with the parameters that `before` ends with."""
+        keys = block_keys(self.seed, len(stage.blocks))
 
         def start(i: int, block: Block) -> Any:
             if not mine(i):

@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.bench_ray
 
-Backprop's step is six messages one after the other (three up, three down); in the bare chain each actor passes the same number of bytes on at
-once and computes nothing. Rounds alternate; the smallest of each counts. Start-up time and memory of the actors are printed too.
+Backprop's step is six messages one after the other (three up, three down); in the bare chain each actor passes the same number of bytes
+on at once and computes nothing. Rounds alternate; the smallest of each counts. Start-up time and memory of the actors are printed too.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def main() -> None:
     with Crew(SHARDS) as crew:
         started = time.perf_counter() - begun
         data = bytes(20 + 4 * WIDTH * BATCH)
-        hops = [Hop.options(num_cpus=0).remote(k, cores[k % len(cores)] if SHARDS >= len(cores) else None) for k in range(SHARDS)]
+        hops = [Hop.options(num_cpus=0).remote(k, cores[k % len(cores)] if len(cores) <= SHARDS else None) for k in range(SHARDS)]
         ray.get([hop.connect.remote(hops) for hop in hops])
         bare(hops, data)
         ours, theirs, last = [], [], None

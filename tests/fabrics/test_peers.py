@@ -56,7 +56,9 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("rule", "codec", "microbatches"), CASES, ids=lambda value: "-".join(value) if isinstance(value, list) else str(value))
+@pytest.mark.parametrize(
+    ("rule", "codec", "microbatches"), CASES, ids=lambda value: "-".join(value) if isinstance(value, list) else str(value)
+)
 def test_actors_equal_eager_bit_for_bit_and_byte_for_byte(crew, rule, codec, microbatches):
     make = setup_of(rule, codec, microbatches=microbatches)
     theirs = list(crew.train(make))[-1]
