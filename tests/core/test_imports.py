@@ -13,8 +13,8 @@ ROOT = Path(locallearn.__file__).parent
 CORE = {"locallearn." + name for name in ("chain", "block", "rule", "codec", "traffic", "errors", "fields", "markers")}
 MAY = {
     "core": CORE,
-    "models": {"locallearn.block", "locallearn.fields", "locallearn.errors", "locallearn.models"},
-    "data": {"locallearn.errors", "locallearn.fields", "locallearn.data"},
+    "models": {"locallearn.block", "locallearn.fields", "locallearn.markers", "locallearn.errors", "locallearn.models"},
+    "data": {"locallearn.errors", "locallearn.fields", "locallearn.markers", "locallearn.data"},
     "rules": {"locallearn.block", "locallearn.chain", "locallearn.rule", "locallearn.fields", "locallearn.errors", "locallearn.rules"},
     "runtime": {*CORE, "locallearn.data", "locallearn.runtime"},
 }
