@@ -121,7 +121,7 @@ class FusedSession(Session):
         self._x, self._y = jnp.asarray(setup.split.train.x), jnp.asarray(setup.split.train.y)
 
     def enter(self, stage: Stage) -> None:
-        """Compile the stage's loop; nothing compiles after that but the evaluations, once each."""
+        """Compile all that the stage needs; nothing compiles after that."""
         begun = time.perf_counter()
         setup, number = self.setup, self.setup.stages.index(stage)
         self.stage = stage
@@ -133,19 +133,24 @@ class FusedSession(Session):
         self._state = setup.begin(stage, self._state)
         self._memory = setup.memory(stage)
         if number not in self.programs:
-            self.programs[number] = Programs(self._compiled(), {lossless: self._scorer(lossless) for lossless in (False, True)})
+            self.programs[number] = self._compiled()
         self._loop, self._score = self.programs[number].loop, self.programs[number].score
         self.compile_seconds += time.perf_counter() - begun
 
-    def _compiled(self) -> Callable[..., Any]:
-        index = np.zeros((CHUNK, self.setup.batch), np.int32)
-        keys = np.zeros((CHUNK, 2), np.uint32)
+    def _compiled(self) -> Programs:
+        stage, setup = self.stage, self.setup
+        index, keys = np.zeros((CHUNK, setup.batch), np.int32), np.zeros((CHUNK, 2), np.uint32)
         args = (self._state, self._memory), self._x, self._y, index, keys, np.int32(0)
-        return jax.jit(functools.partial(_steps, self.stage), donate_argnums=0).lower(*args).compile()
+        loop = jax.jit(functools.partial(_steps, stage), donate_argnums=0).lower(*args).compile()
+        deployed = self._scorer(stage, self._memory[0])
+        lossless = self._scorer(replace(stage, wiring=stage.lossless), {}) if stage.lossy else deployed
+        return Programs(loop, {False: deployed, True: lossless})
 
-    def _scorer(self, lossless: bool) -> Callable[..., Any]:
-        stage = replace(self.stage, wiring=self.stage.lossless) if lossless else self.stage
-        return jax.jit(functools.partial(_scored, stage))
+    def _scorer(self, stage: Stage, memory: Any) -> Callable[..., Any]:
+        size = self.setup.evaluation_batch
+        x, y = Spec((size, *self._x.shape[1:]), self._x.dtype), Spec((size,), jnp.int32)
+        program = jax.jit(functools.partial(_scored, stage)).lower(self._state, memory, x, y, y).compile()
+        return lambda state, known, *batch: program(state, known if memory else {}, *batch)
 
     def advance(self, start: int, stop: int) -> float:
         """At most CHUNK steps for each call of the program."""
@@ -158,7 +163,7 @@ class FusedSession(Session):
         """Through the deployed codecs, or lossless."""
         total = 0
         for x, y, index in padded(part, self.setup.evaluation_batch):
-            total += self._score[lossless](self._state, {} if lossless else self._memory[0], x, y, index)
+            total += self._score[lossless](self._state, self._memory[0], x, y, index)
             self.traffic += self._evaluation[lossless]
         return int(total)
 
