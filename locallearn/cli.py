@@ -57,7 +57,7 @@ def check(paths: tuple[Path, ...]) -> int:
     Example:
       locallearn check experiments/*.yaml
     """
-    from locallearn.experiment.checking import check_files
+    from locallearn.report.checking import check_files
 
     return check_files(paths)
 
@@ -77,7 +77,7 @@ def plan(path: Path, sets: tuple[str, ...], data: str | None, form: str) -> None
       locallearn plan experiments/first.yaml --set model.shards=4
     """
     from locallearn.experiment.environment import use_data
-    from locallearn.experiment.inspection import plan_text
+    from locallearn.report.inspection import plan_text
 
     use_data(data)
     click.echo(plan_text(path, sets, form))
@@ -102,8 +102,8 @@ def run(path: Path, on: str, address: str | None, data: str | None, **options: A
     Example:
       locallearn run experiments/first.yaml --set train.batch=32
     """
-    from locallearn.experiment import commands
     from locallearn.experiment.environment import use_data
+    from locallearn.report import commands
 
     use_data(data)
     return commands.run(path, how={"on": on, "address": address}, **options)
@@ -135,11 +135,11 @@ def sweep(path: Path, on: str, address: str | None, data: str | None, dry_run: b
 
     use_data(data)
     if dry_run:
-        from locallearn.experiment.inspection import dry_run_text
+        from locallearn.report.inspection import dry_run_text
 
         click.echo(dry_run_text(path, options["only"]))
         return 0
-    from locallearn.experiment import commands
+    from locallearn.report import commands
 
     flags = {name: options.pop(name) for name in ("retry_failed", "fail_fast", "keep_going")}
     return commands.sweep(path, how={"on": on, "address": address}, flags=flags, **options)
@@ -155,7 +155,7 @@ def status(folder: Path, form: str) -> None:
     Example:
       locallearn status runs/frontier
     """
-    from locallearn.experiment.inspection import status_text
+    from locallearn.report.inspection import status_text
 
     click.echo(status_text(folder, form))
 
@@ -169,7 +169,7 @@ def show(folder: Path) -> None:
     Example:
       locallearn show runs/first/backprop-1a2b3c4d/seed-0
     """
-    from locallearn.experiment.inspection import show_text
+    from locallearn.report.inspection import show_text
 
     click.echo(show_text(folder))
 
@@ -186,7 +186,7 @@ def report(folder: Path, out: Path | None) -> int:
     Example:
       locallearn report runs/frontier
     """
-    from locallearn.experiment import commands
+    from locallearn.report import commands
 
     return commands.report(folder, out)
 
@@ -200,7 +200,7 @@ def rules(form: str) -> None:
     Example:
       locallearn rules --format json
     """
-    from locallearn.experiment import listing
+    from locallearn.report import listing
 
     click.echo(listing.listed(listing.rule_rows(), form, listing.rules_text))
 
@@ -214,7 +214,7 @@ def codecs(form: str) -> None:
     Example:
       locallearn codecs
     """
-    from locallearn.experiment import listing
+    from locallearn.report import listing
 
     click.echo(listing.listed(listing.codec_rows(), form, listing.codecs_text))
 
@@ -229,8 +229,8 @@ def datasets(data: str | None, form: str) -> None:
     Example:
       locallearn datasets --data ~/data
     """
-    from locallearn.experiment import listing
     from locallearn.experiment.environment import use_data
+    from locallearn.report import listing
 
     use_data(data)
     click.echo(listing.listed(listing.dataset_rows(), form, listing.datasets_text))
@@ -245,7 +245,7 @@ def doctor(runs: Path) -> int:
     Example:
       locallearn doctor
     """
-    from locallearn.experiment.doctor import doctor_text
+    from locallearn.report.doctor import doctor_text
 
     text, well = doctor_text(runs)
     click.echo(text)

@@ -1,1 +1,1 @@
-"""Experiments: configuration, sweeps, runs and their results."""
+"""Runs and sweeps: from a configuration to results in a directory, at any moment ready to be killed and resumed."""

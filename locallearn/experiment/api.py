@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from locallearn.experiment.config import Config, resolve
+from locallearn.config.own import with_blocks
+from locallearn.config.reading import read
+from locallearn.config.run import Config, resolve
 from locallearn.experiment.events import Listener
-from locallearn.experiment.own import with_blocks
-from locallearn.experiment.reading import read
 from locallearn.experiment.result import Result
 from locallearn.experiment.run import How, execute, run_name, silent
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from locallearn.experiment.config import Config
+from locallearn.config.run import Config
 from locallearn.experiment.result import Result
 from locallearn.runtime.setup import Setup
 

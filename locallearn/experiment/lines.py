@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from locallearn.experiment.codecs import EXACT
-from locallearn.experiment.config import Config, codec_label
+from locallearn.config.codecs import EXACT
+from locallearn.config.run import Config, codec_label
 from locallearn.experiment.events import Ended, Started
 from locallearn.experiment.planning import planned_traffic
 from locallearn.experiment.provenance import relative
 from locallearn.experiment.result import Result
 from locallearn.experiment.store import FABRICS
-from locallearn.experiment.words import decimal, duration, number, plural, size
 from locallearn.runtime.setup import Setup
 from locallearn.runtime.training import Compiled, Evaluated, Progress
+from locallearn.words import decimal, duration, number, plural, size
 
 WIDTH = 80
 HEADER = f"{'step':>8}{'loss':>9}{'valid':>8}{'sent':>12}{'rate':>11}"

@@ -9,9 +9,9 @@ from typing import Any
 
 from locallearn.block import Block
 from locallearn.codec import build
+from locallearn.config.run import Config
 from locallearn.data.dataset import Dataset, split
 from locallearn.errors import RuleError
-from locallearn.experiment.config import Config
 from locallearn.rule import Rule
 from locallearn.runtime.setup import Setup, Split, Stage
 from locallearn.runtime.wiring import Wiring, choose_codecs

@@ -15,18 +15,18 @@ import numpy as np
 from locallearn.block import State
 from locallearn.chain import Chain, Row
 from locallearn.codec import Context, exact
+from locallearn.config.run import Config, resolve
 from locallearn.errors import ConfigError
 from locallearn.experiment import checkpoint
-from locallearn.experiment.config import Config, resolve
 from locallearn.experiment.files import StoreError
 from locallearn.experiment.prepare import network
 from locallearn.experiment.store import FINISHED, Store
-from locallearn.experiment.words import size
 from locallearn.runtime.local import Fused
 from locallearn.runtime.parts import fill
 from locallearn.runtime.setup import Stage
 from locallearn.runtime.wiring import Wiring
 from locallearn.traffic import Traffic
+from locallearn.words import size
 
 PREDICTED = 500
 """Examples that go through the network at once."""

@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from locallearn.config.run import Config, write_yaml
 from locallearn.errors import LocallearnError
 from locallearn.experiment import checkpoint
-from locallearn.experiment.config import Config, write_yaml
 from locallearn.experiment.events import Ended, Listener, Started
 from locallearn.experiment.lines import Lines
 from locallearn.experiment.lock import Lock
@@ -22,7 +22,9 @@ from locallearn.experiment.provenance import commit, now, provenance, relative, 
 from locallearn.experiment.record import record_of, stage_at
 from locallearn.experiment.result import Result, load
 from locallearn.experiment.store import FAILED, FINISHED, SUFFIX, Store, move_away
-from locallearn.runtime.session import EagerSession, FusedSession, Session
+from locallearn.runtime.framed import EagerSession
+from locallearn.runtime.fused import FusedSession
+from locallearn.runtime.session import Session
 from locallearn.runtime.setup import Setup
 from locallearn.runtime.training import Evaluated, Event, Finished, Snapshot, train
 

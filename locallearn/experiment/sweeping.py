@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from locallearn.config.sweep import Run, Sweep
 from locallearn.errors import LocallearnError
 from locallearn.experiment.files import write_whole
 from locallearn.experiment.prepare import load_data
@@ -16,7 +17,6 @@ from locallearn.experiment.provenance import commit, relative
 from locallearn.experiment.result import Result
 from locallearn.experiment.run import FailedBefore, How, Interrupted, execute, seed_name
 from locallearn.experiment.store import FAILED, FINISHED, RUNNING, Store
-from locallearn.experiment.sweep import Run, Sweep
 
 ALIKE = 3
 """If so many runs fail at the start, all in the same way, the others would too."""

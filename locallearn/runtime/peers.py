@@ -14,9 +14,9 @@ from locallearn.codec import Codec, Context, Spec
 from locallearn.rule import split_batch
 from locallearn.runtime.endpoint import Endpoint
 from locallearn.runtime.frame import TRAIN, Address
+from locallearn.runtime.framed import FramedSession
 from locallearn.runtime.local import Framed
 from locallearn.runtime.mailbox import WINDOW, Mailbox, Outbox
-from locallearn.runtime.session import FramedSession
 from locallearn.runtime.setup import Setup, Stage
 from locallearn.runtime.wiring import Wiring
 from locallearn.traffic import Channel

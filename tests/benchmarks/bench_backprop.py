@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from locallearn.data.dataset import batches
-from locallearn.runtime.session import FusedSession
+from locallearn.runtime.fused import FusedSession
 from locallearn.train import Optimizer
 from tests.benchmarks.common import random_setup
 

@@ -12,7 +12,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from locallearn.rules import RULES
-from locallearn.runtime.session import FusedSession
+from locallearn.runtime.fused import FusedSession
 from tests.benchmarks.common import random_setup
 
 DEPTHS = (4, 8, 16, 32)

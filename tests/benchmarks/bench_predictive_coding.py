@@ -20,7 +20,7 @@ from locallearn.data.dataset import Arrays, batches
 from locallearn.models import MLP
 from locallearn.rule import init_state
 from locallearn.rules.predictive_coding import PredictiveCoding
-from locallearn.runtime.session import FusedSession
+from locallearn.runtime.fused import FusedSession
 from locallearn.runtime.setup import Setup, Split, Stage
 from locallearn.runtime.wiring import Wiring, choose_codecs
 from locallearn.train import Optimizer

@@ -62,7 +62,7 @@ def test_ray_is_the_runtimes_business(part):
 
 
 def test_importing_everything_but_the_cluster_starts_no_ray():
-    modules = ["rules", "models", "data", "codec", "runtime.session", "runtime.training"]
+    modules = ["rules", "models", "data", "codec", "runtime.fused", "runtime.framed", "runtime.training"]
     code = "\n".join(["import sys", *(f"import locallearn.{m}\nassert 'ray' not in sys.modules, '{m}'" for m in modules)])
     done = subprocess.run([sys.executable, "-c", code], timeout=60, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -8,10 +8,10 @@ from typing import Any, ClassVar, Literal
 
 import pytest
 
-from locallearn.experiment.catalog import Catalog
-from locallearn.experiment.config import Config, resolve
-from locallearn.experiment.document import Document
-from locallearn.experiment.reading import parse
+from locallearn.config.catalog import Catalog
+from locallearn.config.document import Document
+from locallearn.config.reading import parse
+from locallearn.config.run import Config, resolve
 from locallearn.fields import Count, Fraction, NonNegative, Positive
 from locallearn.train import Optimizer
 

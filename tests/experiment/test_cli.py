@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from locallearn.cli import cli, code_of
-from locallearn.experiment import doctor
 from locallearn.experiment.store import Store
+from locallearn.report import doctor
 
 RUN = {
     "rule": {"name": "backprop"},
@@ -164,8 +164,8 @@ def test_a_sweep_goes_on_after_a_failure(folder, capsys):
 def _names(folder):
     from pathlib import Path
 
-    from locallearn.experiment.reading import read
-    from locallearn.experiment.sweep import load
+    from locallearn.config.reading import read
+    from locallearn.config.sweep import load
 
     return [run.name for run in load(read(Path("all.yaml"))).runs]
 
@@ -225,7 +225,7 @@ def test_doctor(folder, capsys, monkeypatch):
 
 def test_interrupted_exits_130(folder):
     code = (
-        "import os, signal, sys; from locallearn.experiment.progress import Plain; from locallearn.cli import code_of\n"
+        "import os, signal, sys; from locallearn.report.progress import Plain; from locallearn.cli import code_of\n"
         "before = Plain.__call__\n"
         "def kill(self, event):\n"
         "    before(self, event)\n"

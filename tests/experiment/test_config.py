@@ -15,9 +15,9 @@ import pytest
 import yaml
 from hypothesis import given, settings
 
+from locallearn.config.reading import parse
+from locallearn.config.run import Placement, resolve, write_yaml
 from locallearn.errors import ConfigError
-from locallearn.experiment.config import Placement, resolve, write_yaml
-from locallearn.experiment.reading import parse
 from locallearn.markers import Aside, parse_size
 from locallearn.train import Optimizer, Phase, Stop, Train
 
@@ -202,7 +202,7 @@ def test_yaml_with_a_comment(load_text, good):
 
 
 def test_importing_the_configuration_imports_no_jax():
-    code = "import sys, locallearn.experiment.sweep; sys.exit('jax' in sys.modules or 'ray' in sys.modules)"
+    code = "import sys, locallearn.config.sweep; sys.exit('jax' in sys.modules or 'ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 
+from locallearn.config.run import resolve
 from locallearn.errors import ConfigError
-from locallearn.experiment.config import resolve
 
 
 def mistakes(load, text: str, *sets: str) -> list[str]:

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
+from locallearn.config.reading import parse, read
 from locallearn.errors import ConfigError
-from locallearn.experiment.reading import parse, read
 
 
 def refusal(call, *args) -> str:

@@ -7,18 +7,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from locallearn.experiment import progress as shown
+from locallearn.config.sweep import Run
 from locallearn.experiment.api import configuration
 from locallearn.experiment.events import Ended, Started
 from locallearn.experiment.lines import Lines, wrapped
 from locallearn.experiment.prepare import prepare
-from locallearn.experiment.progress import Live, Plain, shown_on
-from locallearn.experiment.sweep import Run
 from locallearn.experiment.sweeping import Begun, Outcome, Planned
-from locallearn.experiment.sweepprogress import SweepProgress, failures, fitted
-from locallearn.experiment.words import duration, number, plural, size
+from locallearn.report import progress as shown
+from locallearn.report.progress import Live, Plain, shown_on
+from locallearn.report.sweepprogress import SweepProgress, failures, fitted
 from locallearn.runtime.training import Compiled, Evaluated, Progress
 from locallearn.traffic import Channel, Traffic
+from locallearn.words import duration, number, plural, size
 
 CONFIG = {
     "rule": {"name": "backprop"},

@@ -10,12 +10,12 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from locallearn.experiment.figure import frontier, pareto, save
-from locallearn.experiment.labels import overlap
-from locallearn.experiment.report import write_report
 from locallearn.experiment.store import Store
-from locallearn.experiment.summary import Group, groups_of, summary
-from locallearn.experiment.table import codecs_cell, rows_below, to_csv
+from locallearn.report.figure import frontier, pareto, save
+from locallearn.report.labels import overlap
+from locallearn.report.report import write_report
+from locallearn.report.summary import Group, groups_of, summary
+from locallearn.report.table import codecs_cell, rows_below, to_csv
 
 RULES = {"backprop": (0.9, 400), "direct_feedback": (0.85, 220), "predictive_coding": (0.88, 1500)}
 

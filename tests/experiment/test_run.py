@@ -12,9 +12,9 @@ from flax import nnx
 
 import locallearn
 from locallearn.block import Block
+from locallearn.config.own import Blocks
 from locallearn.experiment.api import configuration
 from locallearn.experiment.events import Ended, Started
-from locallearn.experiment.own import Blocks
 from locallearn.experiment.planning import plan, planned_traffic
 from locallearn.experiment.prepare import prepare
 from locallearn.experiment.run import How, execute

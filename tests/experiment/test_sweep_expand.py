@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from locallearn.config.reading import read
+from locallearn.config.run import RUN_KEYS
+from locallearn.config.sweep import Target, expand, load, select
 from locallearn.errors import ConfigError
-from locallearn.experiment.config import RUN_KEYS
-from locallearn.experiment.reading import read
-from locallearn.experiment.sweep import Target, expand, load, select
 
 BASE = """\
 rule: {name: backprop}

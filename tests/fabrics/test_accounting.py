@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from locallearn.codec import build
-from locallearn.runtime.session import EagerSession, FusedSession
+from locallearn.runtime.framed import EagerSession
+from locallearn.runtime.fused import FusedSession
 from locallearn.traffic import Channel, Traffic
 
 INT8, BFLOAT16 = ((name, ()) for name in ("int8", "bfloat16"))

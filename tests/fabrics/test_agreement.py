@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from locallearn.runtime.session import EagerSession, FusedSession, _steps
+from locallearn.runtime.framed import EagerSession
+from locallearn.runtime.fused import FusedSession, _steps
 from locallearn.runtime.wiring import cut
 from locallearn.train import Optimizer
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from locallearn.runtime.session import EagerSession, FusedSession
+from locallearn.runtime.framed import EagerSession
+from locallearn.runtime.fused import FusedSession
 
 FEEDBACK = (("error_feedback", ()), ("int8", ()))
 

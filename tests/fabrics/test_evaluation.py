@@ -8,7 +8,9 @@ import pytest
 from locallearn.codec import Codec, exact
 from locallearn.rule import Message, forward
 from locallearn.rules import RULES
-from locallearn.runtime.session import EagerSession, FusedSession, padded
+from locallearn.runtime.framed import EagerSession
+from locallearn.runtime.fused import FusedSession
+from locallearn.runtime.session import padded
 
 BOTH = pytest.mark.parametrize("kind", [FusedSession, EagerSession])
 

@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from locallearn.runtime.session import EagerSession, FusedSession
+from locallearn.runtime.framed import EagerSession
+from locallearn.runtime.fused import FusedSession
 from locallearn.train import Optimizer
 
 SGD = Optimizer(name="sgd", rate=0.1)

@@ -11,13 +11,13 @@ import pytest
 import ray
 
 from locallearn.codec import CODECS, COMBINATORS
+from locallearn.config.run import resolve
 from locallearn.errors import LocallearnError, ShardLost
-from locallearn.experiment.config import resolve
 from locallearn.experiment.prepare import prepare
 from locallearn.rules import RULES
 from locallearn.runtime.cluster import Crew
+from locallearn.runtime.framed import EagerSession
 from locallearn.runtime.mailbox import WINDOW
-from locallearn.runtime.session import EagerSession
 from locallearn.runtime.training import Evaluated, Finished, Progress, Snapshot, train
 
 pytestmark = pytest.mark.ray

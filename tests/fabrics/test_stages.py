@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from locallearn.rules import RULES
-from locallearn.runtime.session import EagerSession, FusedSession
+from locallearn.runtime.framed import EagerSession
+from locallearn.runtime.fused import FusedSession
 from locallearn.runtime.setup import inherit
 from locallearn.runtime.training import Finished, train
 from locallearn.train import Optimizer

@@ -13,8 +13,9 @@ from locallearn.codec import CODECS, COMBINATORS, Codec, Context, exact
 from locallearn.rule import Batch, split_batch, step_keys
 from locallearn.rules import RULES
 from locallearn.runtime import segments
+from locallearn.runtime.framed import EagerSession
+from locallearn.runtime.fused import FusedSession
 from locallearn.runtime.local import Fused
-from locallearn.runtime.session import EagerSession, FusedSession
 from locallearn.runtime.wiring import deal
 from locallearn.traffic import ASIDE
 from locallearn.train import Optimizer

@@ -7,8 +7,8 @@ from typing import Any, Self, TextIO
 
 from locallearn.experiment.events import Ended, Started
 from locallearn.experiment.lines import Lines
-from locallearn.experiment.words import decimal, duration, number
 from locallearn.runtime.training import Compiled, Progress
+from locallearn.words import decimal, duration, number
 
 
 class Plain:

@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from locallearn.experiment.catalog import Catalog
-from locallearn.experiment.codecs import EXACT, spelled
-from locallearn.experiment.config import Held, Placement
-from locallearn.experiment.document import MISSING, Document, KeyPath, split_key
-from locallearn.experiment.mistakes import Mistake, hint, nearest
+from locallearn.config.catalog import Catalog
+from locallearn.config.codecs import EXACT, spelled
+from locallearn.config.document import MISSING, Document, KeyPath, split_key
+from locallearn.config.mistakes import Mistake, hint, nearest
+from locallearn.config.run import Held, Placement
 from locallearn.train import Stop, Train
 
 _TABLES = {"rule": "rules", "model": "models", "data": "datasets"}

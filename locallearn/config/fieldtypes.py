@@ -12,8 +12,8 @@ from typing import Annotated, Any, NamedTuple, Union
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from locallearn.experiment.document import KeyPath
-from locallearn.experiment.mistakes import nearest
+from locallearn.config.document import KeyPath
+from locallearn.config.mistakes import nearest
 from locallearn.markers import Named, Parsed
 
 # PyYAML reads 1e-3 as text, for YAML 1.1 wants 1.0e-3.

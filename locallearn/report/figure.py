@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from locallearn.experiment.files import write_whole
-from locallearn.experiment.labels import Label, boxes_of_line, boxes_of_points, place
-from locallearn.experiment.summary import Group, reference
+from locallearn.report.labels import Label, boxes_of_line, boxes_of_points, place
+from locallearn.report.summary import Group, reference
 
 # Okabe & Ito (2008), then Tol's muted scheme: told apart with any kind of colour vision, on white. Backprop is black.
 COLORS = (

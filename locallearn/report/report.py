@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from locallearn.experiment.files import unwritable
-from locallearn.experiment.summary import groups_of
-from locallearn.experiment.table import Row, write_csv
+from locallearn.report.summary import groups_of
+from locallearn.report.table import Row, write_csv
 
 
 def write_report(rows: Sequence[Row], folder: Path) -> list[Path]:
     """results.csv, frontier.svg and frontier.png; the paths that were written. Without a finished run there is no figure."""
-    from locallearn.experiment.figure import frontier, save
+    from locallearn.report.figure import frontier, save
 
     try:
         folder.mkdir(parents=True, exist_ok=True)

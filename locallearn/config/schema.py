@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from locallearn.experiment.catalog import SINGULAR, Catalog
-from locallearn.experiment.document import KeyPath
-from locallearn.experiment.fieldtypes import (
+from locallearn.config.catalog import SINGULAR, Catalog
+from locallearn.config.document import KeyPath
+from locallearn.config.fieldtypes import (
     TRUTH,
     Field,
     adapter,
@@ -25,7 +25,7 @@ from locallearn.experiment.fieldtypes import (
     prepared,
     values_of,
 )
-from locallearn.experiment.mistakes import Mistake, hint, nearest, unknown_key
+from locallearn.config.mistakes import Mistake, hint, nearest, unknown_key
 from locallearn.markers import Named
 
 BAD: Any = type("_Bad", (), {"__repr__": lambda self: "BAD"})()

@@ -13,15 +13,15 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Le
 
+from locallearn.config.catalog import Catalog, default_catalog
+from locallearn.config.checks import cross_checks
+from locallearn.config.codecs import EXACT, CodecSpec, parse_codecs, spelled
+from locallearn.config.document import Document
+from locallearn.config.mistakes import Located, Mistake, fail, locate
+from locallearn.config.plain import plain
+from locallearn.config.schema import Reader
+from locallearn.config.settings import with_settings
 from locallearn.errors import ConfigError
-from locallearn.experiment.catalog import Catalog, default_catalog
-from locallearn.experiment.checks import cross_checks
-from locallearn.experiment.codecs import EXACT, CodecSpec, parse_codecs, spelled
-from locallearn.experiment.document import Document
-from locallearn.experiment.mistakes import Located, Mistake, fail, locate
-from locallearn.experiment.plain import plain
-from locallearn.experiment.schema import Reader
-from locallearn.experiment.settings import with_settings
 from locallearn.fields import Count
 from locallearn.markers import Named
 from locallearn.train import Problems, Stop, Train

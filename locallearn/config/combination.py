@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from locallearn.experiment.axes import Choice
-from locallearn.experiment.config import Config, slug
-from locallearn.experiment.document import MISSING, Document, split_key
+from locallearn.config.axes import Choice
+from locallearn.config.document import MISSING, Document, split_key
+from locallearn.config.run import Config, slug
 
 
 @dataclass(frozen=True)

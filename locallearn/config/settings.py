@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from locallearn.config.document import Document, NotAMapping, Place, printable, split_key
+from locallearn.config.mistakes import Located
+from locallearn.config.reading import parse
 from locallearn.errors import ConfigError, Problem
-from locallearn.experiment.document import Document, NotAMapping, Place, printable, split_key
-from locallearn.experiment.mistakes import Located
-from locallearn.experiment.reading import parse
 
 
 def with_settings(document: Document, settings: Sequence[str]) -> tuple[Document, list[Located]]:

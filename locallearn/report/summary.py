@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from locallearn.experiment.table import COLUMNS, Row, combination_of, last_rows
-from locallearn.experiment.words import duration, size
+from locallearn.report.table import COLUMNS, Row, combination_of, last_rows
+from locallearn.words import duration, size
 
 FIXED = ("task", "data.name", "codecs.default")
 

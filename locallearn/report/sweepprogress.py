@@ -6,12 +6,12 @@ import time
 from collections.abc import Iterable
 from typing import Any, Self, TextIO
 
-from locallearn.experiment.progress import status
+from locallearn.config.sweep import Run
 from locallearn.experiment.store import FAILED, FINISHED, INTERRUPTED, NEW, RUNNING
-from locallearn.experiment.sweep import Run
 from locallearn.experiment.sweeping import Begun, Outcome, Planned
-from locallearn.experiment.words import decimal, duration, plural, size
+from locallearn.report.progress import status
 from locallearn.runtime.training import Compiled, Progress
+from locallearn.words import decimal, duration, plural, size
 
 WORDS = {FINISHED: "finished", INTERRUPTED: "resumed", NEW: "new", FAILED: "failed", RUNNING: "running elsewhere"}
 

@@ -8,7 +8,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from locallearn.experiment.catalog import Catalog
+from locallearn.config.catalog import Catalog
 from locallearn.markers import Aside
 
 _HOOKS = ("messages", "blocks", "load")

@@ -8,18 +8,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from locallearn.config import sweep as sweeps
+from locallearn.config.reading import read
 from locallearn.errors import LocallearnError
-from locallearn.experiment import sweep as sweeps
 from locallearn.experiment.api import configuration
-from locallearn.experiment.progress import shown_on
-from locallearn.experiment.reading import read
 from locallearn.experiment.run import How, execute, run_name, silent
 from locallearn.experiment.signals import polite
 from locallearn.experiment.store import FAILED
-from locallearn.experiment.summary import summary
 from locallearn.experiment.sweeping import Course, write_sweep
-from locallearn.experiment.sweepprogress import SweepProgress, failures
-from locallearn.experiment.table import rows_below, write_csv
+from locallearn.report.progress import shown_on
+from locallearn.report.summary import summary
+from locallearn.report.sweepprogress import SweepProgress, failures
+from locallearn.report.table import rows_below, write_csv
 
 
 def run(path: Path, *, sets: Sequence[str], how: Mapping[str, Any], runs: Path, fresh: bool, quiet: bool) -> int:
@@ -70,7 +70,7 @@ def _conclude(course: Course, quiet: bool) -> None:
 
 def report(folder: Path, out: Path | None) -> int:
     """`locallearn report`."""
-    from locallearn.experiment.report import write_report
+    from locallearn.report.report import write_report
 
     rows = rows_below(folder)
     if not rows:

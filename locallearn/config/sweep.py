@@ -27,16 +27,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from locallearn.config.axes import Axis, Choice, axes_of
+from locallearn.config.catalog import Catalog, default_catalog
+from locallearn.config.combination import Combination, folder, in_words, varied_values, written_values
+from locallearn.config.conditions import holds, useless
+from locallearn.config.document import MISSING, Document, NotAMapping, printable, split_key
+from locallearn.config.mistakes import Located, Mistake, fail, locate
+from locallearn.config.reading import parse, read
+from locallearn.config.run import Config, Seed, check
+from locallearn.config.schema import Reader
 from locallearn.errors import ConfigError, Problem
-from locallearn.experiment.axes import Axis, Choice, axes_of
-from locallearn.experiment.catalog import Catalog, default_catalog
-from locallearn.experiment.combination import Combination, folder, in_words, varied_values, written_values
-from locallearn.experiment.conditions import holds, useless
-from locallearn.experiment.config import Config, Seed, check
-from locallearn.experiment.document import MISSING, Document, NotAMapping, printable, split_key
-from locallearn.experiment.mistakes import Located, Mistake, fail, locate
-from locallearn.experiment.reading import parse, read
-from locallearn.experiment.schema import Reader
 from locallearn.fields import Fraction
 
 MAX_RUNS = 10_000

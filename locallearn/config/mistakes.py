@@ -7,8 +7,8 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
+from locallearn.config.document import MISSING, Document, KeyPath, dotted, printable
 from locallearn.errors import ConfigError, Problem
-from locallearn.experiment.document import MISSING, Document, KeyPath, dotted, printable
 
 
 class Mistake(NamedTuple):

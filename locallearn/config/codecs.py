@@ -11,9 +11,9 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from locallearn.experiment.document import KeyPath
-from locallearn.experiment.mistakes import Mistake, hint
-from locallearn.experiment.schema import BAD, Reader
+from locallearn.config.document import KeyPath
+from locallearn.config.mistakes import Mistake, hint
+from locallearn.config.schema import BAD, Reader
 
 CodecSpec = tuple[tuple[str, tuple[Any, ...]], ...]
 

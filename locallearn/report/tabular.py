@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from locallearn.experiment.files import finite
-from locallearn.experiment.table import to_csv
+from locallearn.report.table import to_csv
 
 
 def shown(rows: Sequence[Mapping[str, Any]], form: str, words: Mapping[str, Callable[[Any], str]] | None = None) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
+from locallearn.config.document import Document, KeyPath, Place, printable
 from locallearn.errors import ConfigError, Problem
-from locallearn.experiment.document import Document, KeyPath, Place, printable
 
 MAX_BYTES = 2**20
 MAX_NODES = 20_000

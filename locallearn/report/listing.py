@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from locallearn.experiment.tabular import cell, shown
+from locallearn.report.tabular import cell, shown
 
 WIDTH = 80
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from locallearn.experiment.config import RUN_KEYS
-from locallearn.experiment.document import Document, KeyPath, split_key
-from locallearn.experiment.mistakes import Mistake, nearest, unknown_key
+from locallearn.config.document import Document, KeyPath, split_key
+from locallearn.config.mistakes import Mistake, nearest, unknown_key
+from locallearn.config.run import RUN_KEYS
 
 
 @dataclass(frozen=True)

@@ -11,24 +11,24 @@ from typing import Any
 
 from locallearn.errors import LocallearnError
 from locallearn.experiment.store import NEW, Store, run_directories
-from locallearn.experiment.table import to_csv
-from locallearn.experiment.tabular import aligned, shown
-from locallearn.experiment.words import decimal, duration, plural, size
+from locallearn.report.table import to_csv
+from locallearn.report.tabular import aligned, shown
 from locallearn.traffic import ASIDE
+from locallearn.words import decimal, duration, plural, size
 
 STATUS = {"run": str, "state": str, "step": str, "valid": decimal, "test": decimal, "bytes": size, "age": duration}
 
 
 def plan_text(path: Path, sets: Sequence[str], form: str) -> str:
     """`locallearn plan` for a run's file or a sweep's."""
-    from locallearn.experiment.reading import read
+    from locallearn.config.reading import read
 
     document = read(path)
     if isinstance(document.data, Mapping) and "base" in document.data:
         if sets:
             raise LocallearnError("--set changes a run; a sweep is changed in its file")
         return _sweep_plan(document, form, ())
-    from locallearn.experiment.config import resolve
+    from locallearn.config.run import resolve
     from locallearn.experiment.planning import plan
     from locallearn.experiment.prepare import prepare
 
@@ -65,16 +65,16 @@ def _plan_table(found: Mapping[str, Any]) -> str:
 
 def dry_run_text(path: Path, only: Sequence[str]) -> str:
     """`locallearn sweep --dry-run`."""
-    from locallearn.experiment.reading import read
+    from locallearn.config.reading import read
 
     return _sweep_plan(read(path), "table", only)
 
 
 def _sweep_plan(document: Any, form: str, only: Sequence[str]) -> str:
     """One row for each combination, and the sum over all runs."""
+    from locallearn.config.sweep import load, select
     from locallearn.experiment.planning import plan
     from locallearn.experiment.prepare import load_data, prepare
-    from locallearn.experiment.sweep import load, select
 
     sweep = load(document)
     remember = functools.lru_cache(maxsize=2)(load_data)

@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
-from locallearn.experiment.words import size
+from locallearn.words import size
 
 NEEDED = ("jax", "flax", "optax", "numpy", "ray", "pyyaml", "pydantic", "click", "rich", "matplotlib")
 

@@ -6,11 +6,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from locallearn.config.reading import read
+from locallearn.config.run import resolve
+from locallearn.config.sweep import load
 from locallearn.errors import ConfigError
-from locallearn.experiment.config import resolve
-from locallearn.experiment.reading import read
-from locallearn.experiment.sweep import load
-from locallearn.experiment.words import plural
+from locallearn.words import plural
 
 
 def check_files(paths: Sequence[Path]) -> int:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from locallearn.config.catalog import Catalog
+from locallearn.config.document import KeyPath
+from locallearn.config.mistakes import Mistake, hint
+from locallearn.config.schema import hooked
 from locallearn.errors import LocallearnError
-from locallearn.experiment.catalog import Catalog
-from locallearn.experiment.document import KeyPath
-from locallearn.experiment.mistakes import Mistake, hint
-from locallearn.experiment.schema import hooked
 from locallearn.train import Train
 
 

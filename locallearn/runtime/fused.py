@@ -1,0 +1,149 @@
+"""A run in one compiled program, in one process: the fastest way to train, and the way that needs nothing else."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from locallearn.chain import Chain, Row
+from locallearn.codec import Context, Spec
+from locallearn.data.dataset import batches
+from locallearn.rule import Batch, step_keys
+from locallearn.runtime.local import Fused
+from locallearn.runtime.parts import fill, merge_rows, shard_part
+from locallearn.runtime.session import Session, count_correct, padded, training_step
+from locallearn.runtime.setup import Setup, Stage
+from locallearn.traffic import Traffic
+
+CHUNK = 512
+"""Steps whose indices are handed to the compiled loop at once; the loop runs as many of them as it is told."""
+
+
+class Programs(NamedTuple):
+    """What one stage compiles to. Seeds are arguments, so every seed of a configuration can use the same programs."""
+
+    loop: Callable[..., Any]
+    score: Mapping[bool, Callable[..., Any]]
+
+
+class FusedSession(Session):
+    """One compiled program for training, one for evaluation; data and state stay on the device.
+
+    programs: by number of the stage, those of a session of the same configuration with another seed; what is missing is added.
+    """
+
+    def __init__(self, setup: Setup, programs: dict[int, Programs] | None = None):
+        self.setup, self.traffic = setup, Traffic()
+        self.programs = {} if programs is None else programs
+        self._state: Any = None
+        self._x, self._y = jnp.asarray(setup.split.train.x), jnp.asarray(setup.split.train.y)
+
+    def enter(self, stage: Stage) -> None:
+        """Compile all that the stage needs; nothing compiles after that."""
+        begun = time.perf_counter()
+        setup, number = self.setup, self.setup.stages.index(stage)
+        self.stage = stage
+        self._step = setup.plan_step(stage).traffic
+        exactly = replace(stage, wiring=stage.lossless)
+        self._evaluation = {False: setup.plan_evaluation(stage).traffic, True: setup.plan_evaluation(exactly).traffic}
+        self._decision = setup.plan_decision(stage).traffic
+        # Not compiled as one: JAX finds its few kernels again for every rule and seed, and the bits are those of the other fabrics.
+        self._state = setup.begin(stage, self._state)
+        self._memory = setup.memory(stage)
+        if number not in self.programs:
+            self.programs[number] = self._compiled()
+        self._loop, self._score = self.programs[number].loop, self.programs[number].score
+        self.compile_seconds += time.perf_counter() - begun
+
+    def _compiled(self) -> Programs:
+        stage, setup = self.stage, self.setup
+        index, keys = np.zeros((CHUNK, setup.batch), np.int32), np.zeros((CHUNK, 2), np.uint32)
+        args = (self._state, self._memory), self._x, self._y, index, keys, np.int32(0)
+        loop = jax.jit(functools.partial(_steps, stage), donate_argnums=0).lower(*args).compile()
+        deployed = self._scorer(stage, self._memory[0])
+        lossless = self._scorer(replace(stage, wiring=stage.lossless), {}) if stage.lossy else deployed
+        return Programs(loop, {False: deployed, True: lossless})
+
+    def _scorer(self, stage: Stage, memory: Any) -> Callable[..., Any]:
+        size = self.setup.evaluation_batch
+        x, y = Spec((size, *self._x.shape[1:]), self._x.dtype), Spec((size,), jnp.int32)
+        program = jax.jit(functools.partial(_scored, stage)).lower(self._state, memory, x, y, y).compile()
+        return lambda state, known, *batch: program(state, known if memory else {}, *batch)
+
+    def advance(self, start: int, stop: int) -> float:
+        """At most CHUNK steps for each call of the program."""
+        losses = []
+        for first in range(start, stop, CHUNK):
+            losses.append(self._advance(first, min(stop, first + CHUNK)))
+        return float(np.mean(np.concatenate(losses), dtype=np.float64))
+
+    def correct(self, part: Any, lossless: bool) -> int:
+        """Through the deployed codecs, or lossless."""
+        total = 0
+        for x, y, index in padded(part, self.setup.evaluation_batch):
+            total += self._score[lossless](self._state, self._memory[0], x, y, index)
+            self.traffic += self._evaluation[lossless]
+        return int(total)
+
+    def decide(self, choice: int) -> int:
+        """Nobody else to tell, but what telling them costs is counted."""
+        self.traffic += self._decision
+        return choice
+
+    def snapshot(self) -> list[list[np.ndarray]]:
+        """States and channel memories, each with its shard."""
+        return [
+            [np.array(leaf) for leaf in jax.tree.leaves(shard_part(self.stage.wiring, self._state, self._memory, shard))]
+            for shard in range(self.stage.wiring.shards)
+        ]
+
+    def restore(self, shards: Sequence[Sequence[np.ndarray]]) -> None:
+        """The inverse of `snapshot`."""
+        states, memories = {}, {}
+        for shard, leaves in enumerate(shards):
+            like = shard_part(self.stage.wiring, self._state, self._memory, shard)
+            states[shard], memories[shard] = fill(like, leaves)
+        self._state = merge_rows(self.stage.wiring.placement, states)
+        self._memory = [
+            {channel: (memories[channel.src][k][0][channel], memories[channel.dst][k][1][channel]) for channel in slot}
+            for k, slot in enumerate(self._memory)
+        ]
+
+    def _advance(self, start: int, stop: int) -> np.ndarray:
+        setup, n = self.setup, stop - start
+        index = np.zeros((CHUNK, setup.batch), np.int32)
+        index[:n] = batches(setup.seed, len(setup.split.train.y), setup.batch, start, stop)
+        keys = step_keys(setup.seed, start, start + CHUNK)
+        carry = self._state, self._memory
+        (self._state, self._memory), losses = self._loop(carry, self._x, self._y, index, keys, np.int32(n))
+        self.traffic += self._step * n
+        return np.asarray(losses)[:n]
+
+
+def _steps(stage: Stage, carry: Any, x: Any, y: Any, index: Any, keys: Any, n: Any) -> Any:
+    """The first n of CHUNK steps: (state and channel memories, losses)."""
+
+    def one(k: Any, both: Any) -> Any:
+        (state, memory), losses = both
+        i = index[k]
+        fabrics = [Fused(stage.wiring, m, Context(p)) for m, p in zip(memory, jnp.split(i, len(memory)), strict=True)]
+        chains = [Chain(stage.blocks, fabric) for fabric in fabrics]
+        batch = Batch(x[i], y[i], i, keys[k])
+        state, info = training_step(stage, chains, state, batch, lambda jobs: [job() for job in jobs])
+        memory = [fabric.memory for fabric in fabrics]
+        return (state, memory), losses.at[k].set(info.loss.astype(losses.dtype))
+
+    return jax.lax.fori_loop(0, n, one, (carry, jnp.zeros(CHUNK, jnp.float32)))
+
+
+def _scored(stage: Stage, state: Row, memory: Any, x: Any, y: Any, index: Any) -> Any:
+    """How many of one evaluation batch are right."""
+    chain = Chain(stage.blocks, Fused(stage.wiring, memory, Context(index, training=False)))
+    return chain.at_top(count_correct, stage.rule.predict(chain, state, x), y)
