@@ -259,7 +259,7 @@ def main() -> None:
 
 def code_of(words: list[str]) -> int:
     """Run a command line and give its exit code: 0 well, 1 a run failed, 2 a mistake in usage or configuration, 130 interrupted."""
-    from locallearn.errors import ConfigError, LocallearnError
+    from locallearn.errors import LocallearnError
 
     try:
         return cli.main(words, prog_name="locallearn", standalone_mode=False) or 0
@@ -272,9 +272,6 @@ def code_of(words: list[str]) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # whoever read the output has left; say nothing more
         return 1
-    except ConfigError as error:
-        click.echo(str(error), err=True)
-        return 2
     except LocallearnError as error:
         click.echo(str(error), err=True)
-        return getattr(error, "exit_code", 1)
+        return error.exit_code

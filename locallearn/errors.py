@@ -7,7 +7,12 @@ from typing import NamedTuple
 
 
 class LocallearnError(Exception):
-    """Base of every error that locallearn raises on purpose; the command line prints it without a traceback."""
+    """Base of every error that locallearn raises on purpose; the command line prints it without a traceback.
+
+    exit_code: of the command: 1 a run failed, 2 what was given cannot be used and nothing was run, 130 interrupted.
+    """
+
+    exit_code = 1
 
 
 class Problem(NamedTuple):
@@ -23,6 +28,8 @@ class Problem(NamedTuple):
 class ConfigError(LocallearnError):
     """A configuration with one or more mistakes; nothing was run."""
 
+    exit_code = 2
+
     def __init__(self, problems: Iterable[Problem]):
         self.problems = tuple(problems)
         count = len(self.problems)
@@ -32,6 +39,8 @@ class ConfigError(LocallearnError):
 
 class DataError(LocallearnError):
     """A data file is missing, truncated or altered."""
+
+    exit_code = 2
 
 
 class RuleError(LocallearnError):

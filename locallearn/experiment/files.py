@@ -16,6 +16,25 @@ class StoreError(LocallearnError):
     """A run directory cannot be written, or holds something else."""
 
 
+class UnusableFolder(StoreError):
+    """Results cannot go where they were to go; nothing was begun."""
+
+    exit_code = 2
+
+
+def make_folder(path: Path) -> None:
+    """The folder, with those above it. UnusableFolder if it cannot be made."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unusable(path, error) from error
+
+
+def unusable(folder: Path, error: OSError) -> UnusableFolder:
+    """The error for a folder in which nothing can be begun, in one sentence."""
+    return UnusableFolder(f"{folder}: cannot be written: {error.strerror or error}; nothing was run")
+
+
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """The file appears complete, or not at all: whoever is killed here leaves at most a hidden file, which nobody reads.
 

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from locallearn.experiment.files import StoreError, read_json, unwritable, write_json, write_whole
+from locallearn.experiment.files import StoreError, make_folder, read_json, unusable, unwritable, write_json, write_whole
 from locallearn.experiment.lock import holder_of
 
 FINISHED, FAILED, RUNNING, INTERRUPTED, NEW = "finished", "failed", "running", "interrupted", "new"
@@ -47,16 +47,16 @@ class Store:
         return INTERRUPTED if (self.directory / "config.yaml").exists() else NEW
 
     def make(self) -> None:
-        """The directory, and a first look whether it can be written and there is room. StoreError if not."""
+        """The directory, and a first look whether it can be written and there is room. UnusableFolder if not."""
         probe = self.directory / ".room"
+        make_folder(self.directory)
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
             probe.write_bytes(bytes(ROOM))
             probe.unlink()
         except OSError as error:
             with contextlib.suppress(OSError):
                 probe.unlink()
-            raise unwritable(self.directory, error) from error
+            raise unusable(self.directory, error) from error
 
     def holds(self, canonical: Mapping[str, Any]) -> bool:
         """Whether the directory is this configuration's. StoreError if it is another's: nothing is ever mixed."""

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from locallearn.config.sweep import Run, Sweep
 from locallearn.errors import LocallearnError
-from locallearn.experiment.files import write_whole
+from locallearn.experiment.files import make_folder, write_whole
 from locallearn.experiment.prepare import load_data
 from locallearn.experiment.provenance import commit, relative
 from locallearn.experiment.result import Result
@@ -118,5 +118,5 @@ def write_sweep(folder: Path, sweep: Sweep, source: Path, data: Any) -> None:
     skipped = [{"varied": dict(entry.varied), "because": entry.because} for entry in sweep.skipped]
     content = {"sweep": data, "runs": runs, "skipped": skipped}
     text = f"# from {origin}\n" + yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_whole(folder / "sweep.yaml", lambda file: file.write(text.encode()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from locallearn.experiment.files import unwritable
+from locallearn.experiment.files import make_folder
 from locallearn.report.summary import groups_of
 from locallearn.report.table import Row, write_csv
 
@@ -14,10 +14,7 @@ def write_report(rows: Sequence[Row], folder: Path) -> list[Path]:
     """results.csv, frontier.svg and frontier.png; the paths that were written. Without a finished run there is no figure."""
     from locallearn.report.figure import frontier, save
 
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritable(folder, error) from error
+    make_folder(folder)
     write_csv(folder / "results.csv", rows)
     written = [folder / "results.csv"]
     groups = [group for group in groups_of(rows) if group.accuracies and group.bytes > 0]

@@ -95,8 +95,21 @@ def test_exit_codes_of_mistakes(folder, capsys):
     assert code_of(["report", "."]) == 1
     assert code_of(["plan", "all.yaml"]) == 2
     (folder / "file").write_text("")
-    assert code_of(["run", "tiny.yaml", "--runs", "file"]) == 1
-    assert "cannot be written: Not a directory" in capsys.readouterr().err
+    write_sweep(folder)
+    for command in (["run", "tiny.yaml"], ["sweep", "all.yaml"]):
+        assert code_of([*command, "--runs", "file"]) == 2
+        shown = capsys.readouterr()
+        assert shown.out == ""
+        assert shown.err.endswith("cannot be written: Not a directory; nothing was run\n")
+
+
+def test_data_that_is_not_there_is_a_mistake(folder, capsys, monkeypatch):
+    monkeypatch.setenv("LOCALLEARN_DATA", "empty")
+    assert code_of(["run", "tiny.yaml", "--set", "data={name: mnist}", "--set", "model.widths=[784, 8, 10]"]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "train-images-idx3-ubyte.gz: missing (expected SHA-256 440fcabf" in shown.err
+    assert shown.err.count("\n") == 1
 
 
 def test_check(folder, capsys):
@@ -145,7 +158,7 @@ def test_a_sweep_goes_on_after_a_failure(folder, capsys):
     assert code_of(["sweep", "all.yaml", "--on", "eager"]) == 1
     shown = capsys.readouterr()
     assert shown.out.splitlines()[0] == "2 runs: 2 new"
-    assert "FAILED StoreError" in shown.out
+    assert "FAILED UnusableFolder" in shown.out
     assert shown.err.startswith("1 run failed:\n")
     assert "Traceback" not in shown.err
     assert (folder / "runs" / "all" / "results.csv").read_text().count("\n") == 3
