@@ -98,7 +98,7 @@ def contrast(block: Block, state: State, plus: jax.Array, below_plus: Any, minus
 def elementwise(block: Block) -> bool:
     """Whether `post` keeps the shape of what `pre` gives."""
     x = jax.ShapeDtypeStruct((1, *block.in_shape), jnp.float32)
-    params = jax.eval_shape(block.init, jax.random.key(0))
+    params = jax.eval_shape(lambda: block.init(jax.random.key(0)))
     return jax.eval_shape(block.pre, params, x).shape[1:] == block.out_shape
 
 
