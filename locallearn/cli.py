@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
+INTERRUPTED = 130
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 80}
 
 path_argument = click.argument("path", type=click.Path(path_type=Path))
@@ -254,7 +257,13 @@ def doctor(runs: Path) -> int:
 
 def main() -> None:
     """The entry point: errors that a user can act on are printed without a traceback."""
-    sys.exit(code_of(sys.argv[1:]))
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # raised while JAX is imported, KeyboardInterrupt becomes an ImportError, or is lost
+    code = code_of(sys.argv[1:])
+    if code == INTERRUPTED:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # all is closed; threads in which XLA still compiles would crash as Python ends
+    sys.exit(code)
 
 
 def code_of(words: list[str]) -> int:
@@ -268,7 +277,7 @@ def code_of(words: list[str]) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted; the same command goes on from the last checkpoint", err=True)
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()  # whoever read the output has left; say nothing more
         return 1

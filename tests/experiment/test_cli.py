@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ import yaml
 
 from locallearn.cli import cli, code_of
 from locallearn.experiment.store import Store
-from locallearn.report import doctor
+from locallearn.report import doctor, tabular
 
 RUN = {
     "rule": {"name": "backprop"},
@@ -250,3 +251,23 @@ def test_interrupted_exits_130(folder):
     assert done.returncode == 130, done.stderr
     assert "interrupted after step 3; the same command goes on from step 0" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_while_importing_leaves_at_once(folder):
+    code = (
+        "import os, signal, sys; from locallearn import cli\n"
+        "class Press:\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name == 'jax': os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Press()); sys.argv[1:] = ['run', 'tiny.yaml']\n"
+        "cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+    assert not (folder / "runs").exists()
+
+
+def test_csv_leaves_empty_what_is_not_there():
+    rows = [{"run": "a", "test": None, "failed": False}]
+    assert tabular.shown(rows, "csv").splitlines() == ["run,test,failed", "a,,false"]
+    assert tabular.shown(rows, "table").split()[-3:] == ["a", "-", "false"]
