@@ -16,7 +16,8 @@ def shown(rows: Sequence[Mapping[str, Any]], form: str, words: Mapping[str, Call
         return json.dumps(finite(list(rows)), indent=1, ensure_ascii=False, default=str)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     if form == "csv":
-        return to_csv([{key: cell(value) for key, value in row.items()} for row in rows], columns).rstrip("\n")
+        filled = [{key: cell(value) for key, value in row.items() if value is not None} for row in rows]
+        return to_csv(filled, columns).rstrip("\n")
     words = words if words is not None else dict.fromkeys(columns, cell)
     body = [[write(row.get(column)) for column, write in words.items()] for row in rows]
     numeric = [column for column in words if any(_is_number(row.get(column)) for row in rows)]
