@@ -43,6 +43,12 @@ class DataError(LocallearnError):
     exit_code = 2
 
 
+class NoRay(LocallearnError):
+    """No Ray answers at the address that was given."""
+
+    exit_code = 2
+
+
 class RuleError(LocallearnError):
     """A rule does not fit the model or broke the contract of the chain."""
 

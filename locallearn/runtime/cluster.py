@@ -16,7 +16,7 @@ from typing import Any
 import ray
 from ray import exceptions
 
-from locallearn.errors import LocallearnError, ShardLost
+from locallearn.errors import LocallearnError, NoRay, ShardLost
 from locallearn.runtime.actors import ShardActor
 from locallearn.runtime.setup import Setup
 from locallearn.runtime.training import Compiled, Evaluated, Event, Finished, Progress, Snapshot
@@ -57,7 +57,7 @@ def _connect(address: str | None, shards: int) -> bool:
             _knock(address)
             ray.init(address=address, **quiet)
         except Exception as error:
-            raise LocallearnError(f"no Ray answers at `{address}`: {str(error).strip().splitlines()[0]}") from error
+            raise NoRay(f"no Ray answers at `{address}`: {str(error).strip().splitlines()[0]}") from error
         return False
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)

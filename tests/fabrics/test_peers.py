@@ -141,7 +141,7 @@ def test_no_ray_at_the_address():
     import subprocess
 
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
-    assert "LocallearnError: no Ray answers at `127.0.0.1:1`" in ended.stderr
+    assert "NoRay: no Ray answers at `127.0.0.1:1`" in ended.stderr
 
 
 def test_a_shard_that_dies_ends_the_run_at_once_and_is_named():
