@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -31,6 +32,8 @@ class ShardActor:
             os.sched_setaffinity(0, {core})
         import jax
 
+        # Frames arrive on other threads than the one that trains: it should not wait long for its turn after each.
+        sys.setswitchinterval(5e-5)
         # A shard waits for each result at once, so a hand-over to another thread costs time and hides none.
         jax.config.update("jax_cpu_enable_async_dispatch", False)
         self._shard = shard
@@ -46,9 +49,10 @@ class ShardActor:
         self._session: Any = None
         return os.getpid()
 
-    def deliver(self, data: bytes) -> int:
+    @ray.method(num_returns=0)
+    def deliver(self, data: bytes) -> None:
         """A frame from a neighbour."""
-        return self._mailbox.put(data)
+        self._mailbox.put(data)
 
     def taken(self, shard: int, micro: int, at_least: int) -> int:
         """A neighbour that is far ahead waits here."""
@@ -62,8 +66,8 @@ class ShardActor:
         outbox = Outbox(
             self._shard,
             send=lambda dst, data: peers[dst].deliver.remote(data),
-            await_all=ray.get,
-            await_taken=lambda dst, stream, enough: ray.get(peers[dst].taken.remote(*stream, enough)),
+            ask=lambda dst, stream, at_least: peers[dst].taken.remote(*stream, at_least),
+            answer=ray.get,
         )
         self._worker = Worker(lambda: self._train(outbox, make_setup, resume, keep_seconds))
         self._worker.start()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter, defaultdict, deque
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -25,62 +25,74 @@ class Mailbox:
     def __init__(self) -> None:
         self._frames: dict[Address, bytes] = {}
         self._taken: Counter[Stream] = Counter()
+        self._wanted: set[Address] = set()
+        self._askers = 0
+        self._error: FrameError | None = None
         self._changed = threading.Condition()
         self.waiting: dict[int, tuple[Address, str] | None] = {}
 
-    def put(self, data: bytes) -> int:
-        """Keep a frame until it is taken; returns how many of its stream were taken so far. Raises FrameError if damaged or doubled."""
-        address = address_of(data)
+    def put(self, data: bytes) -> None:
+        """Keep a frame until it is taken. A damaged or doubled one is an error of this shard, which the next `take` raises."""
+        try:
+            address = address_of(data)
+        except FrameError as error:
+            return self._broken(error)
         with self._changed:
             if address in self._frames:
-                raise FrameError(f"the frame {address} arrived twice")
+                return self._broken(FrameError(f"the frame {address} arrived twice"))
             self._frames[address] = data
-            self._changed.notify_all()
-            return self._taken[address.src, address.micro]
+            if address in self._wanted:
+                self._changed.notify_all()
 
     def take(self, address: Address, name: str) -> bytes:
         """Wait for exactly this frame, as long as it takes: a neighbour that compiles is slow, not dead."""
         with self._changed:
             if address not in self._frames:
                 self.waiting[address.micro] = address, name
-                self._changed.wait_for(lambda: address in self._frames)
+                self._wanted.add(address)
+                self._changed.wait_for(lambda: address in self._frames or self._error)
+                self._wanted.discard(address)
                 self.waiting[address.micro] = None
+            if self._error:
+                raise self._error
             self._taken[address.src, address.micro] += 1
-            self._changed.notify_all()
+            if self._askers:
+                self._changed.notify_all()
             return self._frames.pop(address)
 
     def taken(self, stream: Stream, at_least: int) -> int:
         """Wait until so many frames of a stream were taken: a sender that is too far ahead asks this, and waits with us."""
         with self._changed:
+            self._askers += 1
             self._changed.wait_for(lambda: self._taken[stream] >= at_least)
+            self._askers -= 1
             return self._taken[stream]
+
+    def _broken(self, error: FrameError) -> None:
+        with self._changed:
+            self._error = self._error or error
+            self._changed.notify_all()
 
 
 class Outbox:
     """Sends frames to neighbours, never more than WINDOW of a stream ahead of what was taken.
 
-    It asks about the oldest third of a window once two thirds are open, so that the answers are there already and nobody waits.
-
-    send(dst, data) -> a reference; await_all(references) -> what `Mailbox.put` returned for each; await_taken(dst, stream, at_least).
+    send(dst, data): one way, no answer. ask(dst, stream, at_least): a reference to the answer of `Mailbox.taken`; answer(reference) waits
+    for it. Every third of a window it asks to be told when all before were taken, and only then waits for the answer before.
     """
 
-    def __init__(self, me: int, send: Callable[..., Any], await_all: Callable[..., list[int]], await_taken: Callable[..., int]):
-        self._me, self._send, self._await_all, self._await_taken = me, send, await_all, await_taken
+    def __init__(self, me: int, send: Callable[[int, bytes], Any], ask: Callable[[int, Stream, int], Any], answer: Callable[[Any], Any]):
+        self._me, self._send, self._ask, self._answer = me, send, ask, answer
         self._sent: Counter[Stream] = Counter()
-        self._taken: Counter[Stream] = Counter()
-        self._open: dict[Stream, deque[Any]] = defaultdict(deque)
+        self._asked: dict[Stream, Any] = {}
 
     def post(self, address: Address, data: bytes) -> None:
-        """Send; hold the sender back where the receiver is behind. Errors of earlier sends come up here."""
+        """Send; hold the sender back where the receiver is behind."""
         stream = address.dst, address.micro
-        references = self._open[stream]
-        references.append(self._send(address.dst, data))
+        self._send(address.dst, data)
         self._sent[stream] += 1
-        third = WINDOW // 3
-        if len(references) < 2 * third:
+        if self._sent[stream] % (WINDOW // 3):
             return
-        oldest = [references.popleft() for _ in range(third)]
-        self._taken[stream] = max(self._taken[stream], *self._await_all(oldest))
-        if self._sent[stream] - self._taken[stream] >= 2 * third:
-            enough = self._sent[stream] - third
-            self._taken[stream] = self._await_taken(address.dst, (self._me, address.micro), enough)
+        if stream in self._asked:
+            self._answer(self._asked[stream])
+        self._asked[stream] = self._ask(address.dst, (self._me, address.micro), self._sent[stream] - WINDOW // 3)

@@ -54,6 +54,7 @@ class Hop:
     def connect(self, peers: list) -> None:
         self.peers, self.done = peers, threading.Event()
 
+    @ray.method(num_returns=0)
     def push(self, left: int, up: bool, data: bytes) -> None:
         top, bottom = self.place == len(self.peers) - 1, self.place == 0
         if bottom and not up:

@@ -144,20 +144,9 @@ def test_no_ray_at_the_address():
     assert "NoRay: no Ray answers at `127.0.0.1:1`" in ended.stderr
 
 
-def test_a_shard_that_dies_ends_the_run_at_once_and_is_named():
-    """Last: it ends the crew's actors, and with the crew no process stays."""
-    with Crew(3, name="lost") as crew:
-        events = crew.train(setup_of("backprop", steps=100000, evaluate_every=1000))
-        next(e for e in events if isinstance(e, Progress) and e.step > 10)
-        killed = time.perf_counter()
-        os.kill(crew.processes[2], signal.SIGKILL)
-        with pytest.raises(ShardLost, match=r"shard 2 died at step \d+ \(shard 1 was waiting for `error` of step \d+ from shard 2\)"):
-            list(events)
-        assert time.perf_counter() - killed < 5
-    deadline = time.perf_counter() + 10
-    while time.perf_counter() < deadline and any(map(alive, crew.processes)):
-        time.sleep(0.1)
-    assert not any(map(alive, crew.processes))
+def test_arrays_of_a_run_are_numpy_arrays(crew):
+    final = list(crew.train(setup_of("backprop")))[-1]
+    assert all(isinstance(a, np.ndarray) for shard in final.shards for a in shard)
 
 
 def alive(process):
@@ -168,6 +157,17 @@ def alive(process):
         return False
 
 
-def test_arrays_of_a_run_are_numpy_arrays(crew):
-    final = list(crew.train(setup_of("backprop")))[-1]
-    assert all(isinstance(a, np.ndarray) for shard in final.shards for a in shard)
+def test_a_shard_that_dies_ends_the_run_at_once_and_is_named(crew):
+    """Last: it ends the crew, and with it every process."""
+    events = crew.train(setup_of("backprop", steps=100000, evaluate_every=1000))
+    next(e for e in events if isinstance(e, Progress) and e.step > 10)
+    killed = time.perf_counter()
+    os.kill(crew.processes[2], signal.SIGKILL)
+    with pytest.raises(ShardLost, match=r"shard 2 died at step \d+ \(shard 1 was waiting for `error` of step \d+ from shard 2\)"):
+        list(events)
+    assert time.perf_counter() - killed < 5
+    crew.__exit__()
+    deadline = time.perf_counter() + 10
+    while time.perf_counter() < deadline and any(map(alive, crew.processes)):
+        time.sleep(0.1)
+    assert not any(map(alive, crew.processes))
