@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Any
 
 from locallearn.runtime.frame import Address, FrameError, address_of
@@ -19,46 +20,49 @@ Stream = tuple[int, int]
 class Mailbox:
     """The frames that arrived at one shard. Calls may arrive out of order, so each frame is taken by its address.
 
+    Each microbatch has a thread that takes its frames, and a queue, so that a frame wakes just the thread that it is for.
     waiting: what the shard waits for at this moment, by microbatch; None where it computes.
     """
 
     def __init__(self) -> None:
-        self._frames: dict[Address, bytes] = {}
+        self._queues: dict[int, SimpleQueue[tuple[Address, bytes] | FrameError]] = {}
+        self._early: dict[Address, bytes] = {}
         self._taken: Counter[Stream] = Counter()
-        self._wanted: set[Address] = set()
         self._askers = 0
-        self._error: FrameError | None = None
         self._changed = threading.Condition()
         self.waiting: dict[int, tuple[Address, str] | None] = {}
 
     def put(self, data: bytes) -> None:
-        """Keep a frame until it is taken. A damaged or doubled one is an error of this shard, which the next `take` raises."""
+        """Keep a frame until it is taken. A damaged one is an error of this shard, which the next `take` raises."""
         try:
             address = address_of(data)
         except FrameError as error:
-            return self._broken(error)
-        with self._changed:
-            if address in self._frames:
-                return self._broken(FrameError(f"the frame {address} arrived twice"))
-            self._frames[address] = data
-            if address in self._wanted:
-                self._changed.notify_all()
+            for queue in (self._queue(0), *self._queues.values()):
+                queue.put(error)
+            return
+        self._queue(address.micro).put((address, data))
 
     def take(self, address: Address, name: str) -> bytes:
-        """Wait for exactly this frame, as long as it takes: a neighbour that compiles is slow, not dead."""
-        with self._changed:
-            if address not in self._frames:
-                self.waiting[address.micro] = address, name
-                self._wanted.add(address)
-                self._changed.wait_for(lambda: address in self._frames or self._error)
-                self._wanted.discard(address)
-                self.waiting[address.micro] = None
-            if self._error:
-                raise self._error
-            self._taken[address.src, address.micro] += 1
-            if self._askers:
+        """Wait for exactly this frame, as long as it takes: a neighbour that compiles is slow, not dead.
+
+        Raises FrameError for a frame that was damaged or came twice.
+        """
+        queue = self._queue(address.micro)
+        if address not in self._early:
+            self.waiting[address.micro] = address, name
+            while address not in self._early:
+                arrived = queue.get()
+                if isinstance(arrived, FrameError):
+                    raise arrived
+                if arrived[0] in self._early:
+                    raise FrameError(f"the frame {arrived[0]} arrived twice")
+                self._early[arrived[0]] = arrived[1]
+            self.waiting[address.micro] = None
+        self._taken[address.src, address.micro] += 1
+        if self._askers:
+            with self._changed:
                 self._changed.notify_all()
-            return self._frames.pop(address)
+        return self._early.pop(address)
 
     def taken(self, stream: Stream, at_least: int) -> int:
         """Wait until so many frames of a stream were taken: a sender that is too far ahead asks this, and waits with us."""
@@ -68,10 +72,8 @@ class Mailbox:
             self._askers -= 1
             return self._taken[stream]
 
-    def _broken(self, error: FrameError) -> None:
-        with self._changed:
-            self._error = self._error or error
-            self._changed.notify_all()
+    def _queue(self, micro: int) -> SimpleQueue[tuple[Address, bytes] | FrameError]:
+        return self._queues.setdefault(micro, SimpleQueue())
 
 
 class Outbox:
