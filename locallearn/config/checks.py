@@ -6,6 +6,7 @@ the data `example_shape`, `classes` and `train_size`. Each may be absent. A `pro
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -92,7 +93,7 @@ def _shapes(found: Mapping[str, Any], rules: Sequence[tuple[KeyPath, Any]], data
     if own or not hasattr(model, "blocks"):
         yield from own
         return
-    blocks = model.blocks(data.example_shape)
+    blocks = _blocks(model, tuple(data.example_shape))
     try:
         placement.of(len(blocks))
     except LocallearnError as error:
@@ -103,6 +104,12 @@ def _shapes(found: Mapping[str, Any], rules: Sequence[tuple[KeyPath, Any]], data
             yield from hooked(rule.problems(blocks), path)
     if "train" in found:
         yield from _block_numbers(found["train"], len(blocks))
+
+
+@functools.lru_cache(maxsize=32)
+def _blocks(model: Any, example_shape: tuple[int, ...]) -> Any:
+    """The blocks of a model, for the many runs of a sweep that share it: their shapes are worked out once."""
+    return model.blocks(example_shape)
 
 
 def _block_numbers(train: Train, count: int) -> Iterator[Mistake]:

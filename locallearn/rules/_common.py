@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from locallearn.block import Block, State
 
@@ -22,6 +21,8 @@ class Top(NamedTuple):
 
 def cross_entropy(h: jax.Array, y: jax.Array) -> jax.Array:
     """Softmax cross-entropy, mean over the batch. h: [batch, classes], y: [batch] int."""
+    import optax
+
     return optax.softmax_cross_entropy_with_integer_labels(h, y).mean()
 
 
