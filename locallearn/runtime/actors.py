@@ -37,39 +37,51 @@ class ShardActor:
         # A shard waits for each result at once, so a hand-over to another thread costs time and hides none.
         jax.config.update("jax_cpu_enable_async_dispatch", False)
         self._shard = shard
-        self.reset()
+        self._outbox: Any = None
+        self._mailbox: Any = None
+        self.reset(0)
 
-    def reset(self) -> int:
-        """Ready for a run, with an empty mailbox: asked of every actor before any of them starts. Returns the process id."""
+    def reset(self, run: int) -> int:
+        """Ready for a run, with an empty mailbox: asked of every actor before any of them starts. What went before is given up.
+
+        run: its number; frames of another run are thrown away. Returns the process id.
+        """
         from locallearn.runtime.mailbox import Mailbox
 
-        self._mailbox = Mailbox()
+        if self._mailbox is not None:
+            self._mailbox.close()
+        if self._outbox is not None:
+            self._outbox.closed = True
+        self._run, self._mailbox = run, Mailbox()
         self._events: deque[Any] = deque()
         self._worker: Any = None
         self._session: Any = None
         return os.getpid()
 
     @ray.method(num_returns=0)
-    def deliver(self, data: bytes) -> None:
+    def deliver(self, run: int, data: bytes) -> None:
         """A frame from a neighbour."""
-        self._mailbox.put(data)
+        if run == self._run:
+            self._mailbox.put(data)
 
-    def taken(self, shard: int, micro: int, at_least: int) -> int:
+    def taken(self, run: int, stream: tuple[int, int], at_least: int) -> int:
         """A neighbour that is far ahead waits here."""
-        return self._mailbox.taken((shard, micro), at_least)
+        return self._mailbox.taken(stream, at_least) if run == self._run else at_least
 
     def start(self, peers: Sequence[Any], make_setup: Callable[[], Any], resume: Any, keep_seconds: float) -> None:
         """Begin to train. resume: this shard's part of a snapshot."""
         from locallearn.runtime.mailbox import Outbox
         from locallearn.runtime.peers import Worker
 
-        outbox = Outbox(
+        run = self._run
+        self._outbox = Outbox(
             self._shard,
-            send=lambda dst, data: peers[dst].deliver.remote(data),
-            ask=lambda dst, stream, at_least: peers[dst].taken.remote(*stream, at_least),
+            send=lambda dst, data: peers[dst].deliver.remote(run, data),
+            ask=lambda dst, stream, at_least: peers[dst].taken.remote(run, stream, at_least),
             answer=ray.get,
         )
-        self._worker = Worker(lambda: self._train(outbox, make_setup, resume, keep_seconds))
+        mail = self._mailbox, self._outbox
+        self._worker = Worker(lambda: self._train(mail, make_setup, resume, keep_seconds))
         self._worker.start()
 
     def status(self) -> Status:
@@ -85,13 +97,14 @@ class ShardActor:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         return Status(self._shard, step, events, waiting, failure, peak)
 
-    def _train(self, outbox: Any, make_setup: Callable[[], Any], resume: Any, keep_seconds: float) -> None:
+    def _train(self, mail: Any, make_setup: Callable[[], Any], resume: Any, keep_seconds: float) -> None:
         from locallearn.runtime.peers import PeersSession
         from locallearn.runtime.training import train
 
-        self._session = PeersSession(make_setup(), self._shard, (self._mailbox, outbox))
-        for event in train(self._session, resume, keep_seconds):
-            self._events.append(event)
+        events = self._events
+        session = self._session = PeersSession(make_setup(), self._shard, mail)
+        for event in train(session, resume, keep_seconds):
+            events.append(event)
 
 
 def _one_line(error: BaseException) -> str:

@@ -94,6 +94,7 @@ class Crew:
         self.processes: list[int] = []
         self.peak_memory = [0] * shards
         self._private = False
+        self._runs = 0
 
     def __enter__(self) -> Crew:
         self._private = _connect(self.address, self.shards)
@@ -117,7 +118,8 @@ class Crew:
         """The events of one run."""
         self._queues: list[deque[Event]] = [deque() for _ in self.actors]
         self._last: list[Any] = [None] * self.shards
-        self._all([actor.reset.remote() for actor in self.actors])
+        self._runs += 1
+        self._all([actor.reset.remote(self._runs) for actor in self.actors])
         work = ray.put(make_setup)
         self._all([a.start.remote(self.actors, work, _own(resume, k), keep_seconds) for k, a in enumerate(self.actors)])
         yield from self._events()
@@ -139,7 +141,7 @@ class Crew:
         for k in range(self.shards):
             options = {"num_cpus": 1, "max_concurrency": 32, "name": f"locallearn:{self.name}:shard-{k}:{uuid.uuid4().hex[:8]}"}
             self.actors.append(ShardActor.options(**options).remote(k, cores[k % len(cores)] if pinned else None))  # type: ignore[attr-defined]
-        waiting = [actor.reset.remote() for actor in self.actors]
+        waiting = [actor.reset.remote(0) for actor in self.actors]
         placed, unplaced = ray.wait(waiting, num_returns=len(waiting), timeout=PLACE_SECONDS)
         if unplaced:
             free = ray.available_resources().get("CPU", 0)

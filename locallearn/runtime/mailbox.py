@@ -28,7 +28,7 @@ class Mailbox:
         self._queues: dict[int, SimpleQueue[tuple[Address, bytes] | FrameError]] = {}
         self._early: dict[Address, bytes] = {}
         self._taken: Counter[Stream] = Counter()
-        self._askers = 0
+        self._askers, self._closed = 0, False
         self._changed = threading.Condition()
         self.waiting: dict[int, tuple[Address, str] | None] = {}
 
@@ -37,9 +37,7 @@ class Mailbox:
         try:
             address = address_of(data)
         except FrameError as error:
-            for queue in (self._queue(0), *self._queues.values()):
-                queue.put(error)
-            return
+            return self._fail(error)
         self._queue(address.micro).put((address, data))
 
     def take(self, address: Address, name: str) -> bytes:
@@ -68,9 +66,20 @@ class Mailbox:
         """Wait until so many frames of a stream were taken: a sender that is too far ahead asks this, and waits with us."""
         with self._changed:
             self._askers += 1
-            self._changed.wait_for(lambda: self._taken[stream] >= at_least)
+            self._changed.wait_for(lambda: self._closed or self._taken[stream] >= at_least)
             self._askers -= 1
             return self._taken[stream]
+
+    def close(self) -> None:
+        """End every wait, now and later: the run is over."""
+        self._fail(FrameError("the run was given up"))
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _fail(self, error: FrameError) -> None:
+        for queue in (self._queue(0), *self._queues.values()):
+            queue.put(error)
 
     def _queue(self, micro: int) -> SimpleQueue[tuple[Address, bytes] | FrameError]:
         return self._queues.setdefault(micro, SimpleQueue())
@@ -87,9 +96,12 @@ class Outbox:
         self._me, self._send, self._ask, self._answer = me, send, ask, answer
         self._sent: Counter[Stream] = Counter()
         self._asked: dict[Stream, Any] = {}
+        self.closed = False
 
     def post(self, address: Address, data: bytes) -> None:
         """Send; hold the sender back where the receiver is behind."""
+        if self.closed:
+            raise FrameError("the run was given up")
         stream = address.dst, address.micro
         self._send(address.dst, data)
         self._sent[stream] += 1

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "README.md").read_text()
-LOCALLEARN = [sys.executable, "-m", "locallearn.cli"]
+LOCALLEARN = [sys.executable, "-m", "locallearn"]
 
 
 def blocks(language):

@@ -108,6 +108,17 @@ def test_a_rule_that_sends_nothing_down_runs_ahead_but_not_without_bound(crew):
     events.close()
 
 
+def test_a_run_that_was_given_up_does_not_disturb_the_next(crew):
+    """Its actors were still sending when it was left."""
+    events = crew.train(setup_of("mono_forward", steps=5000, evaluate_every=5000))
+    next(e for e in events if isinstance(e, Progress) and e.step > 5)
+    events.close()
+    make = setup_of("backprop")
+    theirs, ours = list(crew.train(make))[-1], list(train(EagerSession(make())))[-1]
+    assert theirs.traffic == ours.traffic
+    assert all(a.tobytes() == b.tobytes() for x, y in zip(theirs.shards, ours.shards, strict=True) for a, b in zip(x, y, strict=True))
+
+
 def test_a_stalled_shard_is_waited_for(crew):
     events = crew.train(setup_of("backprop", steps=60, evaluate_every=60))
     next(e for e in events if isinstance(e, Progress))
