@@ -51,7 +51,7 @@ class FusedSession(Session):
         setup, number = self.setup, self.setup.stages.index(stage)
         self.stage = stage
         self._step = setup.plan_step(stage).traffic
-        exactly = replace(stage, wiring=stage.lossless)
+        exactly = replace(stage, wiring=stage.lossless) if stage.lossy else stage
         self._evaluation = {False: setup.plan_evaluation(stage).traffic, True: setup.plan_evaluation(exactly).traffic}
         self._decision = setup.plan_decision(stage).traffic
         # Not compiled as one: JAX finds its few kernels again for every rule and seed, and the bits are those of the other fabrics.
