@@ -37,9 +37,14 @@ class Batch(NamedTuple):
 
 
 class Info(NamedTuple):
-    """What a step reports, a value of the top block. loss: scalar, mean over the batch."""
+    """What a step reports.
+
+    loss: scalar, mean over the batch, a value of the top block. inputs: the row of what each block saw, from which blocks that normalise
+    over the batch keep their running statistics; a rule that tells none is refused for such blocks.
+    """
 
     loss: Any
+    inputs: Any = None
 
 
 class Rule(abc.ABC):
@@ -78,6 +83,13 @@ class Rule(abc.ABC):
         """One training step: (new state, info)."""
         grads, memory, info = self.gradients(chain, state, batch)
         return chain.map(descend, state, grads, memory), info
+
+    def diagnose(self, chain: Chain, state: Row, batch: Batch) -> dict[str, Row]:
+        """What only this rule can tell of itself: by name, a row of one scalar for each block (energy, residual, goodness margin).
+
+        Asked at evaluations where a run wants it, on one training batch, in one process; it changes nothing and its messages do not count.
+        """
+        return {}
 
     def predict(self, chain: Chain, state: Row, x: Any) -> Any:
         """Class scores [batch, classes], a value of the top block, from x at the bottom."""

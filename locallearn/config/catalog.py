@@ -33,7 +33,7 @@ class Catalog:
 
 @functools.cache
 def default_catalog() -> Catalog:
-    """Everything that comes with locallearn; imports all rules, models and data sets, but starts no device."""
+    """Everything that comes with locallearn; imports models and data sets, and a rule when it is asked for; starts no device."""
     from locallearn.data import DATASETS
     from locallearn.models import MODELS
     from locallearn.rules import RULES

@@ -100,7 +100,7 @@ class Reader:
             value = {"name": value, **(mark.bare or {})}
         chosen, rest = value.get("name"), {key: item for key, item in value.items() if key != "name"}
         extra = (mark.extra,) if mark.extra else ()
-        known = self.catalog.name_of(chosen, mark.table)
+        known = None if _is_plain(chosen) else self.catalog.name_of(chosen, mark.table)
         if known:
             chosen, rest = known, {**values_of(chosen), **rest}
         if _is_plain(chosen):
