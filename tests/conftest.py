@@ -17,7 +17,7 @@ from hypothesis import settings
 
 from locallearn.codec import Codec, build, nbytes
 from locallearn.data.dataset import Arrays
-from locallearn.models import MLP
+from locallearn.models import MODELS
 from locallearn.rules import RULES
 from locallearn.runtime.setup import Setup, Split, Stage
 from locallearn.runtime.wiring import Wiring, choose_codecs, deal
@@ -28,7 +28,14 @@ settings.load_profile("repeatable")
 
 EXACT = (("exact", ()),)
 ADAM = Optimizer(rate=0.01)
-MODEL = {"equilibrium_propagation": {"activation": "hard_sigmoid", "init": "glorot", "gain": 0.5}}
+MODEL = {
+    "equilibrium_propagation": {"activation": "hard_sigmoid", "init": "glorot", "gain": 0.5},
+    "channelwise": {"widths": (12, 9, 6, 6, 3)},  # as many units for each of the three classes
+    "deeper_forward": {"widths": (12, 9, 6, 6, 3)},
+    "boltzmann": {"activation": "sigmoid", "init": "glorot"},
+    "noprop": {"name": "denoiser", "depth": 4},
+    "diffusion_blocks": {"name": "denoiser", "depth": 4},
+}
 """What a rule asks of its model besides the default."""
 
 
@@ -110,7 +117,8 @@ def make_setup(tiny_split):
         for part in phases:
             name = part.rule if isinstance(part.rule, str) else None
             one = RULES[name]() if name else part.rule
-            model = MLP(widths=widths, **MODEL.get(name, {}))
+            asked = {"name": "mlp", "widths": widths} | MODEL.get(name, {})
+            model = MODELS[asked.pop("name")](**asked)
             blocks = [
                 replace(b, tx=optimizer.build(part.steps, b.index), learns=part.learn is None or b.index in part.learn)
                 for b in model.blocks(split.train.x.shape[1:])
