@@ -142,7 +142,10 @@ class Phase:
 
 @dataclass(frozen=True)
 class Train:
-    """How long, in which batches and with which optimizer. evaluate_every: in steps; without it, after every epoch."""
+    """How long, in which batches and with which optimizer. evaluate_every: in steps; without it, after every epoch.
+
+    greedy: the blocks learn one after the other, from the bottom up, each for these epochs or steps.
+    """
 
     epochs: Count | None = None
     steps: Count | None = None
@@ -151,22 +154,28 @@ class Train:
     optimizer: Optimizer = ADAM
     evaluate_every: Count | None = None
     phases: tuple[Phase, ...] = ()
+    greedy: bool = False
 
     def problems(self) -> Problems:
         """A length that is missing or said twice, and a batch that cannot be cut."""
         if self.phases:
             given = [name for name in ("epochs", "steps") if getattr(self, name) is not None]
             found = [(name, "leave it out: each of the phases says how long it is") for name in given]
+            found += [("greedy", "leave it out: the phases say which blocks learn")] if self.greedy else []
         else:
             found = _length_problems(self)
         if self.batch % self.microbatches:
             found.append(("microbatches", f"does not divide the batch of {self.batch}"))
         return found
 
-    def lengths(self, examples: int) -> tuple[int, ...]:
-        """Steps of each phase, one entry without phases, for so many training examples: an epoch has examples // batch steps."""
-        parts = self.phases or (self,)
-        return tuple(part.steps or (part.epochs or 0) * (examples // self.batch) for part in parts)
+    def parts(self, blocks: int) -> tuple[Phase, ...]:
+        """The phases of a run on so many blocks: those that are given, one for each block, or one in which all learn."""
+        each = [(k,) for k in range(blocks)] if self.greedy else ["all"]
+        return self.phases or tuple(Phase(learn, self.epochs, self.steps) for learn in each)
+
+    def lengths(self, examples: int, blocks: int = 1) -> tuple[int, ...]:
+        """Steps of each phase, for so many training examples and blocks: an epoch has examples // batch steps."""
+        return tuple(part.steps or (part.epochs or 0) * (examples // self.batch) for part in self.parts(blocks))
 
 
 def _length_problems(part: Train | Phase) -> Problems:

@@ -18,6 +18,7 @@ OURS = {
     "predictive_coding": "predictive_coding:PredictiveCoding",
     "equilibrium_propagation": "equilibrium_propagation:EquilibriumPropagation",
     "local_classifier": "local_classifier:LocalClassifier",
+    "decoupled_greedy": "decoupled_greedy:DecoupledGreedy",
     "mono_forward": "mono_forward:MonoForward",
     "forward_forward": "forward_forward:ForwardForward",
 }

@@ -1,0 +1,160 @@
+"""Decoupled greedy learning: every block is trained through an auxiliary network of its own, all at once or one after the other.
+
+Belilovsky, Eickenberg & Oyallon (2020), "Decoupled Greedy Learning of CNNs", ICML. https://arxiv.org/abs/1901.08164
+One after the other: Belilovsky, Eickenberg & Oyallon (2019), "Greedy Layerwise Learning Can Scale to ImageNet", ICML.
+https://arxiv.org/abs/1812.11446
+
+With h_l = f_l(sg[h_{l-1}]; θ_l), where sg stops the gradient, and an auxiliary network a_l with parameters γ_l:
+
+    loss_l = cross-entropy(softmax(a_l(h_l; γ_l)), y)        Δ(θ_l, γ_l) ∝ -∂loss_l
+
+a_l has `depth` hidden layers with relu and a linear read-out. `head: mlp` averages features with spatial axes (the last axis are channels)
+down to two cells along each axis and goes on with dense layers as wide as that; `head: conv` begins with convolutions over 3 positions
+along each axis, as many channels as h_l, and averages after them. On dense features both are dense layers as wide as h_l. The top block has
+no auxiliary network: it is trained by the cross-entropy of its class scores.
+
+Sequential greedy training is this loss in phases: with `train: {greedy: true}` each block in turn learns for `epochs`, from the bottom up,
+on those below it as they are. While block k is the highest that learns, its auxiliary network makes the predictions; blocks above it
+compute nothing and pass on what it says.
+
+A boundary carries h_l up once, batch x width numbers (above the highest block that learns: one number, its loss), and the labels down to
+each shard once, one byte for each example. Nothing else comes down: a shard may work on the next batch while those above are at this one.
+
+What makes it work: one hidden layer or two; a deeper auxiliary network sees further than the next layer, and leaves more for the blocks
+above to use. Read-outs begin at zero. `depth: 0` is the linear classifier of local error signals (`pred`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from locallearn.block import Block, State
+from locallearn.chain import Chain, Row
+from locallearn.fields import NonNegativeInt
+from locallearn.rule import Batch, Info, Message, Rule
+from locallearn.rules._common import Local, WithHead, cross_entropy, flat, head_key, label, unknown_classes
+from locallearn.rules._heads import Layer, average_pool, blank, read
+
+CELLS = 2
+
+
+class Auxiliary(NamedTuple):
+    """γ_l: hidden layers from the bottom up, and the read-out."""
+
+    hidden: tuple[Layer, ...]
+    readout: Layer
+
+
+def cells(h: jax.Array) -> jax.Array:
+    """Features averaged down to two cells along each spatial axis, flat. h: [batch, ..., channels] -> [batch, n]."""
+    return flat(average_pool(h, [min(CELLS, size) for size in h.shape[1:-1]]))
+
+
+def convolve(kernel: jax.Array, h: jax.Array) -> jax.Array:
+    """Same size at the output. h: [batch, ..., channels]."""
+    space = "XYZ"[: h.ndim - 2]
+    return jax.lax.conv_general_dilated(h, kernel, (1,) * len(space), "SAME", dimension_numbers=(f"N{space}C", f"{space}IO", f"N{space}C"))
+
+
+def auxiliary(params: Auxiliary, h: jax.Array) -> jax.Array:
+    """a_l(h_l): [batch, classes]."""
+    for kernel, bias in params.hidden:
+        h = jax.nn.relu((cells(h) @ kernel if kernel.ndim == 2 else convolve(kernel, h)) + bias)
+    return read(params.readout, cells(h))
+
+
+def class_scores(block: Block, params: WithHead, x: jax.Array) -> jax.Array:
+    """What this block says of its input: [batch, classes]."""
+    h = block.apply(params.block, x)
+    return h if block.top else auxiliary(params.head, h)
+
+
+def local_loss(block: Block, params: WithHead, x: jax.Array, y: jax.Array) -> jax.Array:
+    """loss_l. x: [batch, *in_shape], y: [batch] int."""
+    return cross_entropy(class_scores(block, params, x), y)
+
+
+def learn(block: Block, state: State, x: jax.Array, y: jax.Array) -> Local:
+    """loss_l and its gradient by θ_l and γ_l; nothing where the block does not learn in this phase."""
+    if not block.learns:
+        return Local(jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
+    return Local(*jax.value_and_grad(lambda params: local_loss(block, params, x, y))(state.params))
+
+
+def rise(block: Block, state: State, y: jax.Array, x: jax.Array, *, highest: int) -> jax.Array:
+    """h_l below the highest block that learns; there, and from there on, that block's loss."""
+    if block.index < highest:
+        return block.apply(state.params.block, x)
+    return local_loss(block, state.params, x, y) if block.index == highest else x
+
+
+def answer(block: Block, state: State, x: jax.Array, *, highest: int) -> jax.Array:
+    """h_l below the highest block that learns; there, and from there on, that block's class scores."""
+    if block.index < highest:
+        return block.apply(state.params.block, x)
+    return class_scores(block, state.params, x) if block.index == highest else x
+
+
+def accuracy(block: Block, state: State, x: jax.Array, y: jax.Array, *, highest: int) -> jax.Array:
+    """Share of the batch that this block tells right; nan for blocks that saw nothing."""
+    if block.index > highest:
+        return jnp.full((), jnp.nan)
+    return jnp.mean(jnp.argmax(class_scores(block, state.params, x), -1) == y)
+
+
+def highest_learner(chain: Chain) -> int:
+    """Number of the highest block that learns in this phase: the top one, unless the phase says otherwise."""
+    return max((block.index for block in chain.blocks if block.learns), default=chain.n - 1)
+
+
+@dataclass(frozen=True)
+class DecoupledGreedy(Rule):
+    """Decoupled greedy learning. depth: hidden layers of the auxiliary networks. head: what they are on features with spatial axes."""
+
+    depth: NonNegativeInt = 1
+    head: Literal["mlp", "conv"] = "mlp"
+
+    messages: ClassVar = {
+        "activation": Message("activation", "up", "h_l, once; above the highest block that learns, its loss"),
+        "label": Message("label", "broadcast", "y, from the top to every block"),
+    }
+    family: ClassVar = "local losses"
+    assumes: ClassVar = "labels in every block; only forward locked"
+
+    def problems(self, blocks: Sequence[Block]) -> list[str]:
+        """An auxiliary network tells classes apart."""
+        return super().problems(blocks) + unknown_classes(blocks)
+
+    def init(self, block: Block, key: jax.Array) -> State:
+        """Hidden layers from N(0, 2/fan-in), read-outs at zero."""
+        return block.state(WithHead(block.init(key), () if block.top else self._auxiliary(block, head_key(key))))
+
+    def _auxiliary(self, block: Block, key: jax.Array) -> Auxiliary:
+        *space, channels = block.out_shape
+        n = math.prod(min(CELLS, size) for size in space) * channels
+        shape = (*(3 for _ in space), channels, channels) if self.head == "conv" and space else (n, n)
+        scale = math.sqrt(2 / math.prod(shape[:-1]))
+        kernels = [scale * jax.random.normal(jax.random.fold_in(key, k), shape) for k in range(self.depth)]
+        return Auxiliary(tuple(Layer(kernel, jnp.zeros(shape[-1])) for kernel in kernels), blank(n, block.classes))
+
+    def gradients(self, chain: Chain, state: Row, batch: Batch) -> tuple[Row, Row, Info]:
+        """The whole algorithm."""
+        y = chain.broadcast("label", chain.at_top(label, batch.y))
+        x, said = chain.sweep_up("activation", rise, state, y, first=batch.x, highest=highest_learner(chain))
+        return chain.map(learn, state, x, y).grads, state.memory, Info(said[-1], x)
+
+    def diagnose(self, chain: Chain, state: Row, batch: Batch) -> dict[str, Row]:
+        """Accuracy of each block's own classifier on the batch."""
+        y, highest = chain.broadcast("label", chain.at_top(label, batch.y)), highest_learner(chain)
+        x, _ = chain.sweep_up("activation", rise, state, y, first=batch.x, highest=highest)
+        return {"accuracy": chain.map(accuracy, state, x, y, highest=highest)}
+
+    def predict(self, chain: Chain, state: Row, x: Any) -> Any:
+        """Class scores of the highest block that learns: of the top, but in the phases before its own."""
+        return chain.sweep_up("activation", answer, state, first=x, highest=highest_learner(chain))[1][-1]
