@@ -21,6 +21,8 @@ OURS = {
     "decoupled_greedy": "decoupled_greedy:DecoupledGreedy",
     "mono_forward": "mono_forward:MonoForward",
     "forward_forward": "forward_forward:ForwardForward",
+    "channelwise": "channelwise:Channelwise",
+    "deeper_forward": "deeper_forward:DeeperForward",
 }
 """Name: "module of this package:class"."""
 

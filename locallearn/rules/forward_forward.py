@@ -16,8 +16,8 @@ equally active; its gradient takes the activation function for the identity, so 
 
 The top block, as wide as there are classes, is not one of these l. What it does is `inference`:
 
-    goodness   x is shown once with each label; the label with the largest sum of goodness over all hidden blocks wins (the paper leaves
-               out the first where there are several more). The top receives the sum and learns nothing: its parameters stay.
+    goodness   x is shown once with each label; the label with the largest sum of goodness over the hidden blocks wins, those below `skip`
+               left out (the paper's 1: all but the first). The top receives the sum and learns nothing: its parameters stay.
     readout    x is shown once with a neutral label, 0.1 for each class, and the top is a softmax classifier of a_{L-1}, trained on a
                third presentation of each example. (The paper's reads all hidden layers but the first.)
 
@@ -35,7 +35,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -43,25 +43,13 @@ import numpy as np
 
 from locallearn.block import Block, State
 from locallearn.chain import Chain, Row
-from locallearn.fields import NonNegative, Positive
+from locallearn.fields import NonNegative, NonNegativeInt, Positive
 from locallearn.rule import Batch, Info, Message, Rule
-from locallearn.rules._common import cross_entropy, label, unknown_classes
+from locallearn.rules._common import label, unknown_classes
+from locallearn.rules._goodness import Learnt, add, by_label, classify, goodness, idle, no_hidden_block, normalised, wrong_labels
 
 NEUTRAL = 0.1
 MOMENTUM = 0.9
-
-
-class Learnt(NamedTuple):
-    """A block's own loss, its gradient by the block's parameters, and m."""
-
-    loss: jax.Array
-    grads: Any
-    memory: Any
-
-
-def normalised(a: jax.Array) -> jax.Array:
-    """Each example divided by its root mean square. a: [batch, ...]."""
-    return a * jax.lax.rsqrt(jnp.mean(a**2, tuple(range(1, a.ndim)), keepdims=True) + 1e-12)
 
 
 def paint(x: jax.Array, mark: Any) -> jax.Array:
@@ -71,9 +59,10 @@ def paint(x: jax.Array, mark: Any) -> jax.Array:
     return jnp.concatenate([mark, flat[:, classes:]], 1).reshape(x.shape)
 
 
-def wrong_labels(y: jax.Array, classes: int, key: jax.Array) -> jax.Array:
-    """One of the other labels for each example, uniformly."""
-    return (y + jax.random.randint(key, y.shape, 1, classes)) % classes
+def show(block: Block, x: jax.Array, *, neutral: bool) -> jax.Array:
+    """a_0 of x with the neutral label, or with each label in turn: [classes x batch, *in_shape], class by class."""
+    marks = np.full((1, block.classes), NEUTRAL) if neutral else np.eye(block.classes)
+    return jnp.concatenate([normalised(paint(x, mark)) for mark in marks])
 
 
 def presentations(block: Block, x: jax.Array, y: jax.Array, key: jax.Array, *, neutral: bool) -> jax.Array:
@@ -81,17 +70,7 @@ def presentations(block: Block, x: jax.Array, y: jax.Array, key: jax.Array, *, n
     y = y.astype(jnp.int32)
     wrong = wrong_labels(y, block.classes, jax.random.fold_in(key, block.index))
     shown = [normalised(paint(x, jax.nn.one_hot(labels, block.classes))) for labels in (y, wrong)]
-    return jnp.concatenate([*shown, no_label(block, x)] if neutral else shown)
-
-
-def every_label(block: Block, x: jax.Array) -> jax.Array:
-    """a_0 of x with each label in turn: [classes x batch, *in_shape], class by class."""
-    return jnp.concatenate([normalised(paint(x, mark)) for mark in np.eye(block.classes)])
-
-
-def no_label(block: Block, x: jax.Array) -> jax.Array:
-    """a_0 of x with the neutral label."""
-    return normalised(paint(x, np.full(block.classes, NEUTRAL)))
+    return jnp.concatenate([*shown, show(block, x, neutral=True)] if neutral else shown)
 
 
 def rise(block: Block, state: State, a: jax.Array, *, passes: int) -> jax.Array:
@@ -100,11 +79,6 @@ def rise(block: Block, state: State, a: jax.Array, *, passes: int) -> jax.Array:
     if block.top:
         return h
     return normalised(h[-(h.shape[0] // passes) :] if block.index == block.count - 2 else h)
-
-
-def goodness(h: jax.Array) -> jax.Array:
-    """G: [batch]. h: [batch, ...]."""
-    return jnp.sum(h**2, tuple(range(1, h.ndim)))
 
 
 def active(block: Block, params: Any, a: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -122,47 +96,38 @@ def contrast(block: Block, state: State, a: jax.Array, *, passes: int, threshold
     size = a.shape[0] // passes
     theta = threshold * math.prod(block.out_shape)
 
-    def loss(params: Any) -> tuple[jax.Array, Any]:
+    def loss(params: Any) -> tuple[jax.Array, tuple[Any, Any]]:
         h, through = active(block, params, a[: 2 * size])
         excess = goodness(h) - theta
         contrastive = jnp.mean(jax.nn.softplus(jnp.concatenate([-excess[:size], excess[size:]])))
+        margin = (excess[:size] - excess[size:]).mean() / math.prod(block.out_shape)
         if not peer:
-            return contrastive, state.memory
+            return contrastive, (state.memory, margin)
         m = MOMENTUM * state.memory + (1 - MOMENTUM) * through[:size].mean(0)
-        return contrastive + peer * jnp.mean((m.mean() - m) ** 2), m
+        return contrastive + peer * jnp.mean((m.mean() - m) ** 2), (m, margin)
 
-    (value, m), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
-    return Learnt(value, grads, m)
-
-
-def classify(block: Block, state: State, a: jax.Array, y: jax.Array) -> Learnt:
-    """A top block that reads out."""
-    return Learnt(*jax.value_and_grad(lambda params: cross_entropy(block.apply(params, a), y))(state.params), state.memory)
+    (value, kept), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+    return Learnt(value, grads, *kept)
 
 
-def idle(block: Block, state: State) -> Learnt:
-    """A top block that receives the sum."""
-    return Learnt(jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params), state.memory)
-
-
-def scores(block: Block, state: State, a: jax.Array) -> jax.Array:
-    """G_l of each label less their mean, so that a coarse codec keeps the differences: [batch, classes]."""
-    each = goodness(block.apply(state.params, a)).reshape(block.classes, -1).T
-    return each - each.mean(1, keepdims=True)
-
-
-def add(block: Block, total: jax.Array, own: Any) -> jax.Array:
-    """The sum so far; the top has nothing to add."""
-    return total if block.top else total + own
+def scores(block: Block, state: State, a: jax.Array, *, skip: int) -> jax.Array:
+    """G_l of each label: [batch, classes]; nothing below `skip`."""
+    each = by_label(goodness(block.apply(state.params, a)), block.classes)
+    return each if block.index >= skip else jnp.zeros_like(each)
 
 
 @dataclass(frozen=True)
 class ForwardForward(Rule):
-    """Forward-forward with supervised labels. threshold: mean square activity between positive and negative. peer: weight of its term."""
+    """Forward-forward with supervised labels.
+
+    threshold: mean square activity between positive and negative. peer: weight of its term. skip: how many blocks, from the bottom, have
+    no say in the goodness of a label.
+    """
 
     threshold: Positive = 1.0
     peer: NonNegative = 0.03
     inference: Literal["goodness", "readout"] = "goodness"
+    skip: NonNegativeInt = 0
 
     messages: ClassVar = {
         "label": Message("label", "top to bottom", "y, to be painted on x"),
@@ -181,8 +146,7 @@ class ForwardForward(Rule):
     def problems(self, blocks: Sequence[Block]) -> list[str]:
         """Labels must fit on the input, and some block must be hidden."""
         found = super().problems(blocks) + unknown_classes(blocks)
-        if len(blocks) < 2:
-            found.append("needs a hidden block: the top one does not learn by goodness")
+        found += no_hidden_block(blocks, self.skip)
         if math.prod(blocks[0].in_shape) <= blocks[0].classes:
             found.append(f"paints {blocks[0].classes} labels on the input, which has only {math.prod(blocks[0].in_shape)} values")
         return found
@@ -193,22 +157,28 @@ class ForwardForward(Rule):
 
     def gradients(self, chain: Chain, state: Row, batch: Batch) -> tuple[Row, Row, Info]:
         """The whole algorithm."""
-        readout = self.inference == "readout"
-        passes = 3 if readout else 2
-        hidden = chain.below_top
+        x, learnt = self.learn(chain, state, batch)
+        if self.inference == "readout":
+            learnt = Row([*learnt, chain.at_top(classify, state, x, batch.y)])
+            return learnt.grads, learnt.memory, Info(learnt.loss[-1], x)
+        learnt = Row([*learnt, chain.at_top(idle, state)])
+        return learnt.grads, learnt.memory, Info(chain.gather("loss", learnt.loss, add), Row([*x, None]))
+
+    def learn(self, chain: Chain, state: Row, batch: Batch) -> tuple[Row, Row]:
+        """What the blocks see, and what the hidden ones learn from it."""
+        readout, hidden = self.inference == "readout", chain.below_top
         y = chain.to_bottom("label", chain.at_top(label, batch.y))
         a = chain.at_bottom(presentations, batch.x, y, batch.key, neutral=readout)
-        x, _ = (chain if readout else hidden).sweep_up("activation", rise, state, first=a, passes=passes)
-        learnt = hidden.map(contrast, state, x, passes=passes, threshold=self.threshold, peer=self.peer)
-        top = chain.at_top(classify, state, x, batch.y) if readout else chain.at_top(idle, state)
-        learnt = Row([*learnt, top])
-        loss = top.loss if readout else chain.gather("loss", learnt.loss, add)
-        return learnt.grads, learnt.memory, Info(loss)
+        x, _ = (chain if readout else hidden).sweep_up("activation", rise, state, first=a, passes=3 if readout else 2)
+        return x, hidden.map(contrast, state, x, passes=3 if readout else 2, threshold=self.threshold, peer=self.peer)
+
+    def diagnose(self, chain: Chain, state: Row, batch: Batch) -> dict[str, Row]:
+        """margin: mean of (G_l⁺ - G_l⁻) / n_l, 0 at the top."""
+        return {"margin": Row([*self.learn(chain, state, batch)[1].margin, chain.at_top(idle, state).margin])}
 
     def predict(self, chain: Chain, state: Row, x: Any) -> Any:
         """The read-out's class scores, or the goodness of each label."""
-        if self.inference == "readout":
-            return chain.sweep_up("activation", rise, state, first=chain.at_bottom(no_label, x), passes=1)[1][-1]
-        hidden = chain.below_top
-        a, _ = hidden.sweep_up("activation", rise, state, first=chain.at_bottom(every_label, x), passes=1)
-        return chain.gather("goodness", Row([*hidden.map(scores, state, a), None]), add)
+        readout, hidden = self.inference == "readout", chain.below_top
+        a = chain.at_bottom(show, x, neutral=readout)
+        x, h = (chain if readout else hidden).sweep_up("activation", rise, state, first=a, passes=1)
+        return h[-1] if readout else chain.gather("goodness", Row([*hidden.map(scores, state, x, skip=self.skip), None]), add)
