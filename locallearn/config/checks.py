@@ -25,7 +25,7 @@ def cross_checks(found: Mapping[str, Any], catalog: Catalog) -> list[Mistake]:
     data, held = found.get("data", (None, None))
     if data is not None:
         own = list(hooked(data.problems(), ("data",))) if hasattr(data, "problems") else []
-        mistakes += own or _sizes(data, held, found.get("train"))
+        mistakes += own or [*_sizes(data, held, found.get("train")), *_augment(data, held)]
         if own:
             return mistakes
     mistakes += _microbatches(rules, found.get("train"))
@@ -76,6 +76,12 @@ def _sizes(data: Any, held: Any, train: Train | None) -> Iterator[Mistake]:
     elif train is not None and train.batch > total - count:
         what = f"is more than the {total - count} training examples ({total} less {count} for validation)"
         yield Mistake(("train", "batch"), "value", what)
+
+
+def _augment(data: Any, held: Any) -> Iterator[Mistake]:
+    """Augmentation that examples of this shape cannot go through."""
+    if held.augment is not None and hasattr(data, "example_shape"):
+        yield from hooked(held.augment.misfits(tuple(data.example_shape)), ("data", "augment"))
 
 
 def _microbatches(rules: Sequence[tuple[KeyPath, Any]], train: Train | None) -> Iterator[Mistake]:

@@ -21,6 +21,7 @@ from locallearn.config.mistakes import Located, Mistake, fail, locate
 from locallearn.config.plain import plain
 from locallearn.config.schema import Reader
 from locallearn.config.settings import with_settings
+from locallearn.data.intake import Augment
 from locallearn.errors import ConfigError
 from locallearn.fields import Count
 from locallearn.markers import Named
@@ -52,9 +53,14 @@ class Placement:
 
 @dataclass(frozen=True)
 class Held:
-    """Training examples set aside to choose by: a share of them (with a point) or a count."""
+    """How a run uses a data set.
+
+    validation: training examples set aside to choose by: a share of them (with a point) or a count. augment: what training images go
+    through, on the device.
+    """
 
     validation: Annotated[int, Ge(0)] | Annotated[float, Ge(0)] = 0.1
+    augment: Augment | None = None
 
     def problems(self) -> Problems:
         """A share is below 1."""
@@ -86,8 +92,8 @@ RUN_KEYS = tuple(item.name for item in dataclasses.fields(_File))
 class Config:
     """Everything that decides the result of a run.
 
-    validation: share (float) or count (int) of the training examples held back. codecs: by message name, kind or `default`; a name
-    beats its kind, a kind beats the default.
+    validation: share (float) or count (int) of the training examples held back. augment: what training images go through. codecs: by
+    message name, kind or `default`; a name beats its kind, a kind beats the default.
     """
 
     rule: Any
@@ -99,6 +105,7 @@ class Config:
     codecs: Mapping[str, CodecSpec] = field(default_factory=lambda: {"default": EXACT})
     stop: Stop = NO_STOP
     seed: int = 0
+    augment: Augment | None = None
     catalog: Catalog = field(default_factory=default_catalog, repr=False, compare=False)
 
     def canonical(self) -> dict[str, Any]:
@@ -110,7 +117,7 @@ class Config:
         return {
             "rule": write(self.rule),
             "model": write(self.model) | {key: value for key, value in write(self.placement).items() if value is not None},
-            "data": write(self.data) | {"validation": self.validation},
+            "data": write(self.data) | {"validation": self.validation} | ({"augment": write(self.augment)} if self.augment else {}),
             "train": write(self.train),
             "codecs": {key: spelled(spec) for key, spec in self.codecs.items()},
             "stop": write(self.stop),
@@ -182,7 +189,7 @@ def _config(found: Mapping[str, Any], catalog: Catalog) -> Config:
     model, placement = found["model"]
     data, held = found["data"]
     rest = {key: value for key, value in found.items() if key not in ("model", "data")}
-    return Config(model=model, placement=placement, data=data, validation=held.validation, catalog=catalog, **rest)
+    return Config(model=model, placement=placement, data=data, validation=held.validation, augment=held.augment, catalog=catalog, **rest)
 
 
 def write_yaml(config: Config, header_comment: str = "") -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from locallearn.data.cifar import Cifar10, Cifar100
 from locallearn.data.dataset import Arrays, Dataset, Split, batches, order, split
 from locallearn.data.fashion14 import Fashion14
 from locallearn.data.fetch import download
@@ -15,6 +16,8 @@ DATASETS: dict[str, type[Source]] = {
     "fashion14": Fashion14,
     "fashion_mnist": FashionMnist,
     "mnist": Mnist,
+    "cifar10": Cifar10,
+    "cifar100": Cifar100,
 }
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from locallearn.data.intake import PLAIN, Intake
 from locallearn.errors import DataError
 
 # Key of the one permutation behind every stratified choice: fixed, so that a split never depends on a run's seed.
@@ -16,7 +17,7 @@ _SPLIT_KEY = 0x73706C6974
 
 
 class Arrays(NamedTuple):
-    """Examples and their labels: `x` float32 [N, *example_shape], `y` int32 [N]."""
+    """Examples and their labels: `x` [N, *example_shape], float32 unless an `Intake` reads other numbers, `y` int32 [N]."""
 
     x: np.ndarray
     y: np.ndarray
@@ -38,7 +39,9 @@ class Split(NamedTuple):
 class Dataset:
     """A classification data set in memory, read-only; build one with `Dataset.of`.
 
-    `fingerprint` is the SHA-256 (hex) of the shapes, types and bytes of all four arrays.
+    `fingerprint` is the SHA-256 (hex) of the shapes, types and bytes of all four arrays. intake: how stored examples become inputs.
+    span: of data in order, such as stretches of a text, how many neighbours on each side an example shares something with; None where
+    examples are independent.
     """
 
     name: str
@@ -46,6 +49,8 @@ class Dataset:
     test: Arrays
     classes: int
     fingerprint: str
+    intake: Intake = PLAIN
+    span: int | None = None
 
     @property
     def example_shape(self) -> tuple[int, ...]:
@@ -59,23 +64,26 @@ class Dataset:
         train: tuple[np.ndarray, np.ndarray],
         test: tuple[np.ndarray, np.ndarray],
         classes: int | None = None,
+        *,
+        intake: Intake = PLAIN,
+        span: int | None = None,
     ) -> Dataset:
         """A checked data set from (x, y) pairs: x real numbers [N, *example_shape], y integers [N] from 0 on.
 
-        `classes` is one more than the largest label unless given. Float32 and int32 arrays are not copied, so do not
-        change them afterwards. DataError says which array is wrong and how.
+        `classes` is one more than the largest label unless given. x becomes float32, unless an `intake` reads it as it is. Float32 and
+        int32 arrays are not copied, so do not change them afterwards. DataError says which array is wrong and how.
         """
-        checked = _checked(f"{name}, train", *train), _checked(f"{name}, test", *test)
+        checked = _checked(f"{name}, train", *train, intake), _checked(f"{name}, test", *test, intake)
         shapes = [part.x.shape[1:] for part in checked]
         if shapes[0] != shapes[1]:
             raise DataError(f"{name}: training examples have shape {shapes[0]} but test examples {shapes[1]}")
         found = 1 + max(int(part.y.max()) for part in checked)
         if classes is not None and classes < found:
             raise DataError(f"{name}: label {found - 1} does not fit {classes} classes (labels are 0 to classes - 1)")
-        return cls(name, *checked, classes=classes or found, fingerprint=_fingerprint(checked))
+        return cls(name, *checked, classes=classes or found, fingerprint=_fingerprint(checked), intake=intake, span=span)
 
 
-def _checked(where: str, x: np.ndarray, y: np.ndarray) -> Arrays:
+def _checked(where: str, x: np.ndarray, y: np.ndarray, intake: Intake) -> Arrays:
     x, y = np.asarray(x), np.asarray(y)
     if x.dtype.kind not in "fiub" or x.ndim < 2:
         raise DataError(f"{where}: x must be real numbers [N, *example_shape], not {x.dtype} {list(x.shape)}")
@@ -87,6 +95,8 @@ def _checked(where: str, x: np.ndarray, y: np.ndarray) -> Arrays:
         raise DataError(f"{where}: empty, x has shape {list(x.shape)}")
     if y.min() < 0 or y.max() >= 2**31:
         raise DataError(f"{where}: labels must be 0 to classes - 1, found {y.min()} to {y.max()}")
+    if intake.scale or intake.tokens:
+        return Arrays(_read_only(x), _read_only(y.astype(np.int32, copy=False)))
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, and is reported as such
         x = x.astype(np.float32, copy=False)
     bad = np.flatnonzero(~np.isfinite(x).reshape(len(x), -1).all(axis=1))
@@ -113,11 +123,17 @@ def _fingerprint(parts: Iterable[Arrays]) -> str:
 def split(dataset: Dataset, validation: float | int) -> Split:
     """Set aside `validation` training examples: a share of them (0 <= float < 1) or a count (int).
 
-    Stratified by class and the same in every run, whatever its seed; test examples are never touched. 0 gives an
-    empty validation set. DataError if nothing would be left to train on, or a share rounds to no example at all.
+    Stratified by class and the same in every run, whatever its seed; test examples are never touched. Of data in order the last ones, and
+    those that share something with them are dropped. 0 gives an empty validation set. DataError if nothing would be left to train on, or a
+    share rounds to no example at all.
     """
     total = len(dataset.train.y)
     count = _validation_count(dataset.name, validation, total)
+    if dataset.span is not None:
+        kept = max(0, total - count - dataset.span) if count else total
+        if not kept:
+            raise DataError(f"{dataset.name}: validation {validation} leaves nothing to train on that shares nothing with it")
+        return Split(Arrays(*(a[:kept] for a in dataset.train)), Arrays(*(a[total - count :] for a in dataset.train)), dataset.test)
     held = np.zeros(total, bool)
     held[stratified(dataset.train.y, count)] = True
     train, kept = (dataset.train.take(np.flatnonzero(mask)) for mask in (~held, held))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from locallearn.data.files import home, read_verified
-from locallearn.data.published import PUBLISHED, PublishedFile
+from locallearn.data.files import home, read_verified, sha256
+from locallearn.data.published import PUBLISHED, Archive, Published, PublishedFile
 from locallearn.errors import DataError
 
 TIMEOUT = 30.0  # seconds that a server may be silent
@@ -30,12 +30,21 @@ def download(name: str, folder: str | None = None, progress: Progress | None = N
     place = home(name, folder)
     try:
         place.mkdir(parents=True, exist_ok=True)
-        for file in PUBLISHED[name].files:
-            if not _intact(place, file):
-                _fetch(PUBLISHED[name].urls, place, file, progress)
+        for file in _wanted(PUBLISHED[name], place):
+            _fetch(PUBLISHED[name].urls, place, file, progress)
     except OSError as error:
         raise DataError(f"{place}: cannot write there: {error}; set `folder:` to a folder of yours") from error
     return place
+
+
+def _wanted(published: Published, place: Path) -> Sequence[PublishedFile | Archive]:
+    """What has to be downloaded: files that are missing or damaged, or the archive that holds them all."""
+    wanted = [file for file in published.files if not _intact(place, file)]
+    archive = published.archive
+    if not wanted or archive is None:
+        return wanted
+    path = place / archive.name
+    return [] if path.is_file() and sha256(path.read_bytes()) == archive.sha256 else [archive]
 
 
 def _intact(place: Path, file: PublishedFile) -> bool:
@@ -46,7 +55,7 @@ def _intact(place: Path, file: PublishedFile) -> bool:
     return True
 
 
-def _fetch(urls: tuple[str, ...], place: Path, file: PublishedFile, progress: Progress | None) -> None:
+def _fetch(urls: tuple[str, ...], place: Path, file: PublishedFile | Archive, progress: Progress | None) -> None:
     failures = []
     for url in urls:
         part = place / f".{file.name}.{uuid.uuid4().hex}.part"  # of this process alone, beside its target
@@ -64,7 +73,7 @@ def _fetch(urls: tuple[str, ...], place: Path, file: PublishedFile, progress: Pr
     )
 
 
-def _receive(url: str, part: Path, file: PublishedFile, progress: Progress | None) -> str | None:
+def _receive(url: str, part: Path, file: PublishedFile | Archive, progress: Progress | None) -> str | None:
     """Write the file behind `url` to `part`; what went wrong, or None if all is well."""
     import http.client  # imported here: slow, and rarely needed
     import urllib.request

@@ -6,10 +6,11 @@ import gzip
 import hashlib
 import io
 import os
+import tarfile
 import zlib
 from pathlib import Path
 
-from locallearn.data.published import PUBLISHED, PublishedFile
+from locallearn.data.published import PUBLISHED, Published, PublishedFile
 from locallearn.errors import DataError
 
 VARIABLE = "LOCALLEARN_DATA"
@@ -31,8 +32,9 @@ def locate(name: str, folder: str | None = None) -> Path:
 
 
 def present(name: str, place: Path) -> list[Path]:
-    """Those files of data set `name`, gzipped or unpacked, that exist in the folder `place`."""
-    found = (_existing(place, file) for file in PUBLISHED[name].files)
+    """Those files of data set `name`, gzipped, unpacked or within their archive, that exist in the folder `place`."""
+    archive = _archive(name, place)
+    found = (_existing(place, file) or archive for file in PUBLISHED[name].files)
     return [path for path in found if path]
 
 
@@ -47,17 +49,56 @@ def _existing(place: Path, file: PublishedFile) -> Path | None:
     return next((path for path in paths if os.path.isfile(path)), None)  # False, too, for a forbidden folder
 
 
-def read_published(name: str, folder: str | None = None) -> list[bytes]:
-    """The unpacked contents of all files of data set `name`, in the table's order, once every checksum is right."""
-    place = locate(name, folder)
+def _archive(name: str, place: Path) -> Path | None:
+    archive = PUBLISHED[name].archive
+    path = archive and place / archive.name
+    return path if path and os.path.isfile(path) else None
+
+
+def read_published(name: str, folder: str | None = None, unverified: bool | None = None) -> list[bytes]:
+    """The unpacked contents of all files of data set `name`, in the table's order, once every checksum is right.
+
+    unverified: whether files of the right size are taken whatever their checksum; None for data sets that never do.
+    """
+    place, files = locate(name, folder), PUBLISHED[name].files
     advice = f"set `folder:` or the variable {VARIABLE} to a folder with intact files, or set `download: true`"
-    return [read_verified(place, file, advice) for file in PUBLISHED[name].files]
+    if unverified is not None:
+        advice += ", or `unverified: true` to use files that are not the published ones, which every result will say"
+    archive = _archive(name, place)
+    try:
+        return [read_verified(place, file, advice, bool(unverified)) for file in files]
+    except DataError:
+        if archive is None:
+            raise
+    return _unarchived(archive, PUBLISHED[name], advice, bool(unverified))
 
 
-def read_verified(place: Path, file: PublishedFile, advice: str) -> bytes:
+def _unarchived(path: Path, published: Published, advice: str, unverified: bool) -> list[bytes]:
+    """The files within an archive; one packed again by somebody else is as good as the published one."""
+    found: dict[str, bytes] = {}
+    sizes = {f"{published.folder}/{file.name}": file.size for file in published.files}
+    try:
+        with tarfile.open(path, "r|gz") as tar:
+            for member in tar:
+                if member.isfile() and member.name.removeprefix("./") in sizes:
+                    name = member.name.removeprefix("./")
+                    stream = tar.extractfile(member)
+                    found[Path(name).name] = stream.read(sizes[name] + 1) if stream else b""
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: damaged ({error}); delete it, then {advice}") from error
+    for file in published.files:
+        if file.name not in found:
+            raise DataError(f"{path}: holds no {published.folder}/{file.name}; delete it, then {advice}")
+        content = found[file.name]
+        if not (len(content) == file.size if unverified else sha256(content) == file.sha256):
+            raise _damaged(path / published.folder / file.name, content, (file.size, file.sha256), advice)
+    return [found[file.name] for file in published.files]
+
+
+def read_verified(place: Path, file: PublishedFile, advice: str, unverified: bool = False) -> bytes:
     """The unpacked content of one file in the folder `place`; DataError if it is missing, truncated or altered.
 
-    A file packed again by somebody else is as good as the published one if its content is.
+    A file packed again by somebody else is as good as the published one if its content is. unverified: take any of the right size.
     """
     path = _existing(place, file)
     if path is None:
@@ -67,12 +108,17 @@ def read_verified(place: Path, file: PublishedFile, advice: str) -> bytes:
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}; {advice}") from error
     content = raw if path.name == file.unpacked_name else _gunzip(raw, file.unpacked_size)
-    if content is not None and sha256(content) == file.unpacked_sha256:
+    if content is not None and (sha256(content) == file.unpacked_sha256 or (unverified and len(content) == file.unpacked_size)):
         return content
     packed = path.name == file.name
     size, checksum = (file.size, file.sha256) if packed else (file.unpacked_size, file.unpacked_sha256)
+    raise _damaged(path, raw, (size, checksum), advice)
+
+
+def _damaged(path: Path, raw: bytes, expected: tuple[int, str], advice: str) -> DataError:
+    size, checksum = expected
     what = f"truncated ({len(raw)} of {size} bytes)" if len(raw) < size else f"altered ({len(raw)} bytes)"
-    raise DataError(f"{path}: {what}: SHA-256 is {sha256(raw)}, expected {checksum}; delete it, then {advice}")
+    return DataError(f"{path}: {what}: SHA-256 is {sha256(raw)}, expected {checksum}; delete it, then {advice}")
 
 
 def _gunzip(raw: bytes, size: int) -> bytes | None:

@@ -11,6 +11,7 @@ from locallearn.data.dataset import Arrays, Dataset, limited
 from locallearn.data.fetch import download
 from locallearn.data.files import locate, present, read_published
 from locallearn.data.idx import parse_idx
+from locallearn.data.intake import Intake
 from locallearn.data.published import PUBLISHED
 from locallearn.fields import Count
 from locallearn.markers import Aside
@@ -23,21 +24,34 @@ class _IdxImages:
     name: ClassVar[str]
     example_shape: ClassVar[tuple[int, ...]] = (28, 28, 1)
     classes: ClassVar[int] = 10
+    mean: ClassVar[float]  # over the pixels of the training images, in 0..1, as everybody publishes it
+    deviation: ClassVar[float]
+    sizes: ClassVar[tuple[int, int]] = (60000, 10000)
 
     folder: Annotated[str | None, Aside()] = None  # with the files; else the variable LOCALLEARN_DATA, else the user's cache
     download: Annotated[bool, Aside()] = False  # fetch missing files
     limit: Count | None = None  # use only so many training examples, in the classes' proportions
     centred: bool = False  # values from -1 to 1 instead of 0 to 1
+    standardised: bool = False  # values with mean 0 and standard deviation 1
 
     @property
     def train_size(self) -> int:
         """Training examples."""
-        return self.limit or 60000
+        return self.limit or self.sizes[0]
 
     @property
     def test_size(self) -> int:
         """Test examples."""
-        return 10000
+        return self.sizes[1]
+
+    @property
+    def intake(self) -> Intake:
+        """Images are stored as the bottom block sees them; what is cropped is filled with black."""
+        return Intake(blank=float(self._scaled(np.zeros((), np.uint8))))
+
+    def problems(self) -> list[tuple[str, str]]:
+        """Two scalings at once."""
+        return [("standardised", "give `centred` or `standardised`, not both")] if self.centred and self.standardised else []
 
     def source(self) -> str:
         """The folder where the files are, or are looked for."""
@@ -55,13 +69,14 @@ class _IdxImages:
         contents = zip(read_published(self.name, self.folder), PUBLISHED[self.name].files, strict=True)
         arrays = [parse_idx(content, file.name) for content, file in contents]
         train = limited(self.name, Arrays(*arrays[:2]), self.limit)
-        train, test = (_scaled(part, self.centred) for part in (train, Arrays(*arrays[2:])))
-        return Dataset.of(self.name, train, test, classes=self.classes)
+        train, test = (Arrays(self._scaled(part.x[..., None]), part.y) for part in (train, Arrays(*arrays[2:])))
+        return Dataset.of(self.name, train, test, classes=self.classes, intake=self.intake)
 
-
-def _scaled(part: Arrays, centred: bool) -> Arrays:
-    x = part.x[..., None] / np.float32(255)
-    return Arrays(2 * x - 1 if centred else x, part.y)
+    def _scaled(self, pixels: np.ndarray) -> np.ndarray:
+        x = pixels / np.float32(255)
+        if self.standardised:
+            return (x - np.float32(self.mean)) / np.float32(self.deviation)
+        return 2 * x - 1 if self.centred else x
 
 
 @dataclass(frozen=True)
@@ -72,6 +87,8 @@ class Mnist(_IdxImages):
     """
 
     name: ClassVar[str] = "mnist"
+    mean: ClassVar[float] = 0.1307
+    deviation: ClassVar[float] = 0.3081
     licence: ClassVar[str] = "CC BY-SA 3.0"
 
 
@@ -84,4 +101,6 @@ class FashionMnist(_IdxImages):
     """
 
     name: ClassVar[str] = "fashion_mnist"
+    mean: ClassVar[float] = 0.2860
+    deviation: ClassVar[float] = 0.3530
     licence: ClassVar[str] = "MIT (Zalando SE)"

@@ -20,16 +20,35 @@ class PublishedFile(NamedTuple):
         return self.name.removesuffix(".gz")
 
 
+class Archive(NamedTuple):
+    """A .tar.gz file that holds all files of a data set, in a folder of that name."""
+
+    name: str
+    size: int
+    sha256: str
+
+
 class Published(NamedTuple):
-    """The files of one data set; `urls` are folders that hold all of them, the first that answers is used."""
+    """The files of one data set; `urls` are folders that hold all of them, the first that answers is used.
+
+    archive: what is downloaded in their place, where the authors publish them together.
+    """
 
     folder: str
     urls: tuple[str, ...]
     files: tuple[PublishedFile, ...]
+    archive: Archive | None = None
+
+
+def _plain(name: str, size: int, sha256: str) -> PublishedFile:
+    """A file that is not packed."""
+    return PublishedFile(name, size, sha256, size, sha256)
 
 
 # Images are 16 and labels 8 bytes of IDX header, then one byte a value.
 _TRAIN_IMAGES, _TRAIN_LABELS, _TEST_IMAGES, _TEST_LABELS = 47040016, 60008, 7840016, 10008
+
+_CIFAR_10 = 10000 * 3073  # a byte for the label, 32x32 for each of red, green and blue
 
 PUBLISHED = {
     "mnist": Published(
@@ -101,6 +120,39 @@ PUBLISHED = {
                 _TEST_LABELS,
                 "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
             ),
+        ),
+    ),
+    # The sums of the two CIFAR sets are those that independent loaders (torchvision for Ruby, GoMLX, MLDatasets.jl) verify when they
+    # download; they were not tried on a published file by us. The authors' page gives MD5 sums of the archives:
+    # c32a1d4ab5d03f1284b67883e8d87530 and 03b5dce01913d631647c71ecec9e9cb8.
+    "cifar10": Published(
+        folder="cifar-10-batches-bin",
+        urls=("https://www.cs.toronto.edu/~kriz/",),
+        files=(
+            _plain("data_batch_1.bin", _CIFAR_10, "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5"),
+            _plain("data_batch_2.bin", _CIFAR_10, "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed"),
+            _plain("data_batch_3.bin", _CIFAR_10, "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67"),
+            _plain("data_batch_4.bin", _CIFAR_10, "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48"),
+            _plain("data_batch_5.bin", _CIFAR_10, "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add"),
+            _plain("test_batch.bin", _CIFAR_10, "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b"),
+        ),
+        archive=Archive(
+            "cifar-10-binary.tar.gz",
+            170052171,
+            "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+        ),
+    ),
+    "cifar100": Published(
+        folder="cifar-100-binary",
+        urls=("https://www.cs.toronto.edu/~kriz/",),
+        files=(
+            _plain("train.bin", 50000 * 3074, "f31298fc616915fa142368359df1c4ca2ae984d6915ca468b998a5ec6aeebf29"),
+            _plain("test.bin", 10000 * 3074, "d8b1e6b7b3bee4020055f0699b111f60b1af1e262aeb93a0b659061746f8224a"),
+        ),
+        archive=Archive(
+            "cifar-100-binary.tar.gz",
+            168513733,
+            "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
         ),
     ),
 }

@@ -16,6 +16,7 @@ from locallearn.data.dataset import batches
 from locallearn.rule import Batch, step_keys
 from locallearn.runtime.endpoint import Endpoint
 from locallearn.runtime.frame import CONTROL, EVALUATE, TRAIN
+from locallearn.runtime.intake import evaluation_program, training_program
 from locallearn.runtime.local import Eager, Framed
 from locallearn.runtime.parts import fill, merge_rows, settle_all, shard_part
 from locallearn.runtime.segments import Segments
@@ -75,7 +76,7 @@ class FramedSession(Session):
         for x, y, index in padded(part, self.setup.evaluation_batch):
             fabric = self._aside(wiring, specs, Context(index, training=False), EVALUATE)
             chain = Chain(stage.blocks, fabric)
-            scores = stage.rule.predict(chain, self._state, x if self._bottom else ABSENT)
+            scores = stage.rule.predict(chain, self._state, self._seen(x) if self._bottom else ABSENT)
             count = chain.at_top(count_correct, scores, y if self._top else ABSENT)
             total += int(self._force(count)) if self._top else 0
             self.traffic += fabric.traffic
@@ -159,9 +160,17 @@ class FramedSession(Session):
         """The batch of a step, as far as it is here."""
         indices, keys = self._drawn(step // DRAW)
         index, train = indices[step % DRAW], self.setup.split.train
-        x = train.x[index] if self._bottom else ABSENT
+        key = keys[step % DRAW]
+        x = self._seen(train.x[index], key, index) if self._bottom else ABSENT
         y = train.y[index] if self._top else ABSENT
-        return Batch(x, y, index, keys[step % DRAW])
+        return Batch(x, y, index, key)
+
+    def _seen(self, x: np.ndarray, *training: Any) -> Any:
+        """Stored examples as the bottom block sees them. training: the step's key and the examples' places in the training set."""
+        intake = self.setup.intake
+        if training and intake.augment:
+            return training_program(intake)(x, *training)
+        return evaluation_program(intake)(x) if intake.converts else x
 
     def contexts(self, batch: Batch) -> list[Context]:
         """What the channels know of each microbatch."""

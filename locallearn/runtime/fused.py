@@ -15,7 +15,9 @@ import numpy as np
 from locallearn.chain import Chain, Row
 from locallearn.codec import Context, Spec
 from locallearn.data.dataset import batches
+from locallearn.data.intake import PLAIN, Intake
 from locallearn.rule import Batch, step_keys
+from locallearn.runtime.intake import seen, seen_in_training
 from locallearn.runtime.local import Fused
 from locallearn.runtime.parts import fill, merge_rows, shard_part
 from locallearn.runtime.session import Session, count_correct, padded, training_step
@@ -66,7 +68,7 @@ class FusedSession(Session):
         stage, setup = self.stage, self.setup
         index, keys = np.zeros((CHUNK, setup.batch), np.int32), np.zeros((CHUNK, 2), np.uint32)
         args = (self._state, self._memory), self._x, self._y, index, keys, np.int32(0)
-        loop = jax.jit(functools.partial(_steps, stage), donate_argnums=0).lower(*args).compile()
+        loop = jax.jit(functools.partial(_steps, stage, intake=setup.intake), donate_argnums=0).lower(*args).compile()
         deployed = self._scorer(stage, self._memory[0])
         lossless = self._scorer(replace(stage, wiring=stage.lossless), {}) if stage.lossy else deployed
         return Programs(loop, {False: deployed, True: lossless})
@@ -74,7 +76,7 @@ class FusedSession(Session):
     def _scorer(self, stage: Stage, memory: Any) -> Callable[..., Any]:
         size = self.setup.evaluation_batch
         x, y = Spec((size, *self._x.shape[1:]), self._x.dtype), Spec((size,), jnp.int32)
-        program = jax.jit(functools.partial(_scored, stage)).lower(self._state, memory, x, y, y).compile()
+        program = jax.jit(functools.partial(_scored, stage, intake=self.setup.intake)).lower(self._state, memory, x, y, y).compile()
         return lambda state, known, *batch: program(state, known if memory else {}, *batch)
 
     def advance(self, start: int, stop: int) -> float:
@@ -127,7 +129,7 @@ class FusedSession(Session):
         return np.asarray(losses)[:n]
 
 
-def _steps(stage: Stage, carry: Any, x: Any, y: Any, index: Any, keys: Any, n: Any) -> Any:
+def _steps(stage: Stage, carry: Any, x: Any, y: Any, index: Any, keys: Any, n: Any, *, intake: Intake = PLAIN) -> Any:
     """The first n of CHUNK steps: (state and channel memories, losses)."""
 
     def one(k: Any, both: Any) -> Any:
@@ -135,7 +137,7 @@ def _steps(stage: Stage, carry: Any, x: Any, y: Any, index: Any, keys: Any, n: A
         i = index[k]
         fabrics = [Fused(stage.wiring, m, Context(p)) for m, p in zip(memory, jnp.split(i, len(memory)), strict=True)]
         chains = [Chain(stage.blocks, fabric) for fabric in fabrics]
-        batch = Batch(x[i], y[i], i, keys[k])
+        batch = Batch(seen_in_training(intake, x[i], keys[k], i), y[i], i, keys[k])
         state, info = training_step(stage, chains, state, batch, lambda jobs: [job() for job in jobs])
         memory = [fabric.memory for fabric in fabrics]
         return (state, memory), losses.at[k].set(info.loss.astype(losses.dtype))
@@ -143,7 +145,7 @@ def _steps(stage: Stage, carry: Any, x: Any, y: Any, index: Any, keys: Any, n: A
     return jax.lax.fori_loop(0, n, one, (carry, jnp.zeros(CHUNK, jnp.float32)))
 
 
-def _scored(stage: Stage, state: Row, memory: Any, x: Any, y: Any, index: Any) -> Any:
+def _scored(stage: Stage, state: Row, memory: Any, x: Any, y: Any, index: Any, *, intake: Intake = PLAIN) -> Any:
     """How many of one evaluation batch are right."""
     chain = Chain(stage.blocks, Fused(stage.wiring, memory, Context(index, training=False)))
-    return chain.at_top(count_correct, stage.rule.predict(chain, state, x), y)
+    return chain.at_top(count_correct, stage.rule.predict(chain, state, seen(intake, x)), y)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +14,9 @@ import numpy as np
 from locallearn.block import Block
 from locallearn.chain import ABSENT, Chain, Row
 from locallearn.codec import Spec, exact, spec_of
+from locallearn.data.intake import PLAIN, Intake
 from locallearn.rule import Batch, Message, Rule, block_keys, init_state
+from locallearn.runtime.intake import seen
 from locallearn.runtime.local import Plan, Planned
 from locallearn.runtime.wiring import Wiring, initial_memory
 from locallearn.traffic import Channel, Traffic
@@ -51,7 +53,7 @@ class Stage:
 
 
 class Split(NamedTuple):
-    """The three parts of the data, each with x: [N, *example_shape] float and y: [N] int32."""
+    """The three parts of the data, each with x: [N, *example_shape], as an `Intake` reads it, and y: [N] int32."""
 
     train: Any
     validation: Any
@@ -69,7 +71,11 @@ class Footprint(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Setup:
-    """A run before it starts. stop_accuracy, stop_bytes: end early at this validation accuracy, or before these bytes are passed."""
+    """A run before it starts.
+
+    stop_accuracy, stop_bytes: end early at this validation accuracy, or before these bytes are passed. intake: how the examples of the
+    split become what the bottom block sees.
+    """
 
     stages: tuple[Stage, ...]
     split: Split
@@ -79,6 +85,7 @@ class Setup:
     microbatches: int = 1
     stop_accuracy: float | None = None
     stop_bytes: int | None = None
+    intake: Intake = PLAIN
     _footprints: dict[Any, Footprint] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -150,8 +157,8 @@ class Setup:
         return Footprint(plan.traffic, plan.channels, plan.hops, frozenset(plan.early))
 
     def _batch(self, stage: Stage, size: int) -> Batch:
-        example = spec_of(self.split.train.x)
-        x = Spec((size, *example.shape[1:]), example.dtype)
+        stored = spec_of(self.split.train.x)
+        x = jax.eval_shape(partial(seen, self.intake), Spec((size, *stored.shape[1:]), stored.dtype))
         y, index, key = Spec((size,), jnp.int32), Spec((size,), jnp.int32), Spec((2,), jnp.uint32)
         owners = 0, len(stage.blocks) - 1, None, None
         return Batch(*(Planned(spec, owner, early=True) for spec, owner in zip((x, y, index, key), owners, strict=True)))

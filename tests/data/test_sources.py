@@ -106,7 +106,9 @@ def test_the_notice_travels_with_the_images():
 
 
 def test_checksums_in_the_table_are_whole_and_distinct():
-    checksums = [sum_ for set_ in PUBLISHED.values() for f in set_.files for sum_ in (f.sha256, f.unpacked_sha256)]
+    files = [file for published in PUBLISHED.values() for file in published.files]
+    archives = [published.archive.sha256 for published in PUBLISHED.values() if published.archive]
+    checksums = archives + [sum_ for file in files for sum_ in dict.fromkeys((file.sha256, file.unpacked_sha256))]
     assert all(re.fullmatch("[0-9a-f]{64}", checksum) for checksum in checksums)
     assert len(set(checksums)) == len(checksums)
 
