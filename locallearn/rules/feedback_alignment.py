@@ -37,23 +37,34 @@ FEEDBACK = 0xFEEDB
 
 
 class Pulled(NamedTuple):
-    """∇θ_l, and the δ that travels on."""
+    """∇θ_l, that part of it which came through `pre`, and the δ that travels on."""
 
     grads: Any
+    of_pre: Any
     down: Any
 
 
-def backward(block: Block, state: State, h: jax.Array, delta: jax.Array) -> Pulled:
+def draw_feedback(block: Block, key: jax.Array, scale: float) -> Any:
+    """B_l, shaped as the block's parameters and drawn as they are, `scale` times as large."""
+    return jax.tree.map(lambda b: scale * b, block.init(jax.random.fold_in(key, FEEDBACK)))
+
+
+def pull(block: Block, params: Any, feedback: Any, h: jax.Array, delta: jax.Array) -> Pulled:
     """δ_l through `post`; then onto the parameters, and through B_l onto the input. h: [batch, *in_shape], delta: [batch, *out_shape]."""
-    u, onto_pre = jax.vjp(lambda params: block.pre(params, h), state.params)
-    _, through_post = jax.vjp(block.post, state.params, u)
+    u, onto_pre = jax.vjp(lambda params: block.pre(params, h), params)
+    _, through_post = jax.vjp(block.post, params, u)
     of_post, d = through_post(delta)
     (of_pre,) = onto_pre(d)
     grads = jax.tree.map(jnp.add, of_pre, of_post)
     if block.bottom:
-        return Pulled(grads, None)
-    _, feedback = jax.vjp(lambda x: block.pre(state.memory, x), h)
-    return Pulled(grads, *feedback(d))
+        return Pulled(grads, of_pre, None)
+    _, through_feedback = jax.vjp(lambda x: block.pre(feedback, x), h)
+    return Pulled(grads, of_pre, *through_feedback(d))
+
+
+def backward(block: Block, state: State, h: jax.Array, delta: jax.Array) -> Pulled:
+    """δ_l through a block whose memory is B_l."""
+    return pull(block, state.params, state.memory, h, delta)
 
 
 @dataclass(frozen=True)
@@ -71,15 +82,12 @@ class FeedbackAlignment(Rule):
     needs: ClassVar = "pre and post"
 
     def init(self, block: Block, key: jax.Array) -> State:
-        """memory: B_l, shaped as the parameters; the bottom block needs none."""
-        if block.bottom:
-            return super().init(block, key)
-        feedback = jax.tree.map(lambda b: self.scale * b, block.init(jax.random.fold_in(key, FEEDBACK)))
-        return block.state(block.init(key), feedback)
+        """memory: B_l; the bottom block needs none."""
+        return block.state(block.init(key), () if block.bottom else draw_feedback(block, key, self.scale))
 
     def gradients(self, chain: Chain, state: Row, batch: Batch) -> tuple[Row, Row, Info]:
         """Backpropagation's choreography; only `backward` differs."""
         x, h = chain.sweep_up("activation", forward, state, first=batch.x)
         top = chain.at_top(output_error, h, batch.y)
         pulled = chain.sweep_down("error", backward, state, x, last=top.error)
-        return pulled.grads, state.memory, Info(top.loss)
+        return pulled.grads, state.memory, Info(top.loss, x)

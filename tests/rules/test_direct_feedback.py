@@ -1,5 +1,8 @@
 """Direct feedback alignment against backpropagation in a linear network, and against its equations by hand."""
 
+import math
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,8 +11,10 @@ import pytest
 from locallearn.chain import Row
 from locallearn.rule import split_batch
 from locallearn.rules.backprop import Backprop
-from locallearn.rules.direct_feedback import DirectFeedback
+from locallearn.rules.direct_feedback import DirectFeedback, pack, unpack
 from locallearn.traffic import Channel
+
+BLOCK = SimpleNamespace()
 
 
 def with_products(net):
@@ -105,20 +110,55 @@ def test_below_the_top_only_the_error_tells_of_the_blocks_above(small, changed):
     assert all(jnp.all(leaf == 0) for leaf in jax.tree.leaves(silent[:3]))
 
 
-def test_microbatches_add_up_to_the_batch(small, assert_close):
-    net = small(DirectFeedback())
+@pytest.mark.parametrize("error", ["full", "sign", "ternary"])
+def test_microbatches_add_up_to_the_batch(small, assert_close, error):
+    net = small(DirectFeedback(error=error))
     parts = [net.gradients(batch=part)[0] for part in split_batch(net.batch, 2)]
     assert_close(jax.tree.map(lambda a, b: (a + b) / 2, *parts), net.gradients()[0])
 
 
-def test_the_error_reaches_each_shard_once(make_setup):
-    setup = make_setup("direct_feedback", shards=3, batch=12)  # widths 12-8-7-6-3: shards end after 7 and 6
+@pytest.mark.parametrize(("error", "size"), [("full", 3 * 4), ("sign", 1), ("ternary", 1)])
+def test_the_error_reaches_each_shard_once(make_setup, error, size):
+    setup = make_setup(DirectFeedback(error=error), shards=3, batch=12)  # widths 12-8-7-6-3: shards end after 7 and 6
     assert dict(setup.plan_step(setup.stages[0]).traffic.payload) == {
         Channel("activation", "activation", 0, 1): 12 * 7 * 4,
         Channel("activation", "activation", 1, 2): 12 * 6 * 4,
-        Channel("error", "error", 2, 0): 12 * 3 * 4,
-        Channel("error", "error", 2, 1): 12 * 3 * 4,
+        Channel("error", "error", 2, 0): 12 * size,
+        Channel("error", "error", 2, 1): 12 * size,
     }
+
+
+@pytest.mark.parametrize("classes", [1, 3, 4, 5, 8, 10, 17])
+@pytest.mark.parametrize(("error", "bits"), [("sign", 1), ("ternary", 2)])
+def test_an_error_takes_its_bits_and_arrives_as_it_was(classes, error, bits):
+    e = np.random.default_rng(classes).uniform(-1, 1, (6, classes)).astype(np.float32)
+    sent = pack(BLOCK, jnp.asarray(e / 6), error=error, threshold=0.4)
+    assert (sent.dtype, sent.shape) == (jnp.uint8, (6, math.ceil(bits * classes / 8)))
+    q = np.sign(e) if error == "sign" else np.sign(e) * (np.abs(e) > 0.4)
+    arrived = unpack(SimpleNamespace(classes=classes), sent, jnp.zeros((6, 1)), error=error)
+    np.testing.assert_allclose(arrived, q / 6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("error", ["sign", "ternary"])
+def test_errors_of_few_bits_by_hand(small, dense, assert_close, error):
+    net = small(DirectFeedback(error=error, threshold=0.35))
+    grads, memory, _ = net.gradients()
+    h = [net.batch.x]
+    for state in net.state.values[:-1]:
+        h.append(dense(state.params, h[-1]))
+    e = jax.nn.softmax(dense(net.state[-1].params, h[-1], f=lambda u: u)) - jnp.eye(3)[net.batch.y]
+    q = jnp.sign(e) * (jnp.abs(e) > (0.35 if error == "ternary" else 0))
+    assert jnp.any(q != jnp.sign(e)) == (error == "ternary")
+    for i in range(4):
+        d = e if i == 3 else (q @ memory[i]) * (1 - h[i + 1] ** 2)
+        assert_close(grads[i], {"linear": {"kernel": h[i].T @ d / 4, "bias": d.mean(0)}})
+
+
+def test_with_softmax_the_sign_is_the_label(small):
+    net = small(DirectFeedback(error="sign"))
+    error = jax.nn.softmax(jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)))) - jnp.eye(3)[net.batch.y]
+    sent = pack(BLOCK, error / 4, error="sign", threshold=0.0)
+    np.testing.assert_array_equal(unpack(net.blocks[0], sent, error, error="sign") * 4, 1 - 2 * jnp.eye(3)[net.batch.y])
 
 
 def test_blocks_that_do_not_know_the_classes_are_refused(small):
