@@ -28,6 +28,13 @@ on_option = click.option(
     help="local: one compiled program; eager: message by message; ray: one actor for each shard.",
 )
 address_option = click.option("--address", metavar="HOST:PORT", help="A Ray that runs already, for --on ray.")
+transport_option = click.option(
+    "--transport",
+    type=click.Choice(["socket", "ray"]),
+    default="socket",
+    show_default=True,
+    help="Between actors, for --on ray: sockets, or calls of Ray where ports are closed.",
+)
 
 
 class _Group(click.Group):
@@ -91,11 +98,12 @@ def plan(path: Path, sets: tuple[str, ...], data: str | None, form: str) -> None
 @sets_option
 @on_option
 @address_option
+@transport_option
 @click.option("--fresh", is_flag=True, help="Move an earlier run to ...~1 and begin anew.")
 @runs_option
 @data_option
 @quiet_option
-def run(path: Path, on: str, address: str | None, data: str | None, **options: Any) -> int:
+def run(path: Path, on: str, address: str | None, transport: str, data: str | None, **options: Any) -> int:
     """Train one configuration.
 
     The same command goes on with what was interrupted, and shows what is
@@ -109,7 +117,7 @@ def run(path: Path, on: str, address: str | None, data: str | None, **options: A
     from locallearn.report import commands
 
     use_data(data)
-    return commands.run(path, how={"on": on, "address": address}, **options)
+    return commands.run(path, how={"on": on, "address": address, "transport": transport}, **options)
 
 
 @cli.command()
@@ -121,10 +129,11 @@ def run(path: Path, on: str, address: str | None, data: str | None, **options: A
 @click.option("--keep-going", is_flag=True, help="Go on even if the first runs all fail alike.")
 @on_option
 @address_option
+@transport_option
 @runs_option
 @data_option
 @quiet_option
-def sweep(path: Path, on: str, address: str | None, data: str | None, dry_run: bool, **options: Any) -> int:
+def sweep(path: Path, on: str, address: str | None, transport: str, data: str | None, dry_run: bool, **options: Any) -> int:
     """Train every combination of a sweep.
 
     Finished runs are skipped, interrupted ones go on; a run that fails is
@@ -145,7 +154,7 @@ def sweep(path: Path, on: str, address: str | None, data: str | None, dry_run: b
     from locallearn.report import commands
 
     flags = {name: options.pop(name) for name in ("retry_failed", "fail_fast", "keep_going")}
-    return commands.sweep(path, how={"on": on, "address": address}, flags=flags, **options)
+    return commands.sweep(path, how={"on": on, "address": address, "transport": transport}, flags=flags, **options)
 
 
 @cli.command()

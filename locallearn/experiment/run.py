@@ -26,7 +26,7 @@ from locallearn.runtime.framed import EagerSession
 from locallearn.runtime.fused import FusedSession
 from locallearn.runtime.session import Session
 from locallearn.runtime.setup import Setup
-from locallearn.runtime.training import Evaluated, Event, Finished, Snapshot, train
+from locallearn.runtime.training import Compiled, Evaluated, Event, Finished, Snapshot, train
 
 
 def silent(event: Any) -> None:
@@ -39,6 +39,10 @@ class Interrupted(LocallearnError):
     exit_code = 130
 
 
+TRANSPORTS = ("socket", "ray")
+"""What may carry frames between actors."""
+
+
 class FailedBefore(LocallearnError):
     """The run failed earlier and was not to be tried again."""
 
@@ -47,7 +51,8 @@ class FailedBefore(LocallearnError):
 class How:
     """How a run is carried out: nothing here changes its result.
 
-    on: `local` (one compiled program), `eager` (message by message) or `ray` (one actor for each shard). keep_seconds: least time between
+    on: `local` (one compiled program), `eager` (message by message) or `ray` (one actor for each shard). address: of a Ray that runs
+    already. transport: of the frames between actors, one of `TRANSPORTS`. keep_seconds: least time between
     checkpoints. interrupted: asked after every event, true to stop. load: gets data into memory. retry: whether a run that failed
     is tried again. programs: what earlier runs compiled, for seeds of the same configuration. source, varied: noted beside the run, where
     it comes from and what sets it apart in a sweep.
@@ -55,6 +60,7 @@ class How:
 
     on: str = "local"
     address: str | None = None
+    transport: str = "socket"
     keep_seconds: float = 5.0
     tell: Listener = silent
     interrupted: Callable[[], bool] = lambda: False
@@ -67,6 +73,8 @@ class How:
     def __post_init__(self) -> None:
         if self.on not in SUFFIX:
             raise LocallearnError(f"`{self.on}` is no way to run; there are {', '.join(SUFFIX)}")
+        if self.transport not in TRANSPORTS:
+            raise LocallearnError(f"`{self.transport}` is no transport; there are {', '.join(TRANSPORTS)}")
 
 
 def run_name(config: Config, on: str = "local") -> Path:
@@ -141,11 +149,16 @@ def _train(config: Config, how: How, setup: Setup, store: Store | None) -> Resul
             tell(Ended(result))
             return result
         tell(event)
-        if how.interrupted():
+        if how.interrupted() and (_kept_in_time(event) or how.on == "ray" or not store):
             events.close()
             kept = f"the same command goes on from step {reached}" if store else "nothing was kept, for the run has no directory"
             raise Interrupted(f"interrupted after step {event.step}; {kept}")
     raise AssertionError("a training ends with Finished")
+
+
+def _kept_in_time(event: Event) -> bool:
+    """Whether nothing would be lost if the run ended now. In one process a snapshot follows at once; actors have theirs."""
+    return isinstance(event, Snapshot | Compiled)
 
 
 def session_for(config: Config, how: How, setup: Setup) -> Session:
@@ -160,11 +173,13 @@ def session_for(config: Config, how: How, setup: Setup) -> Session:
 def _events(config: Config, how: How, setup: Setup, resume: Snapshot | None, keep_seconds: float) -> Generator[Event, None, None]:
     """The training's events; closing the generator ends the training."""
     if how.on != "ray":
-        yield from train(session_for(config, how, setup), resume, keep_seconds)
+        yield from train(session_for(config, how, setup), resume, keep_seconds, how.interrupted)
         return
     from locallearn.runtime.cluster import train_on_ray
 
-    yield from train_on_ray(partial(prepare, config), resume=resume, address=how.address, keep_seconds=keep_seconds)
+    yield from train_on_ray(
+        partial(prepare, config), resume=resume, address=how.address, keep_seconds=keep_seconds, transport=how.transport
+    )
 
 
 def _told(how: How, store: Store | None) -> Listener:

@@ -13,13 +13,17 @@ import ray
 
 
 class Status(NamedTuple):
-    """What an actor says when asked. events: those since it was last asked. waiting: (step, message, shard) that it waits for."""
+    """What an actor says when asked. events: those since it was last asked. waiting: (step, message, shard) that it waits for.
+
+    failure: what ended the training, in a line and in full; lost: the shard whose link ended, if that was it.
+    """
 
     shard: int
     step: int
     events: list[Any]
     waiting: tuple[int, str, int] | None
     failure: tuple[str, str] | None
+    lost: int | None
     peak_memory: int
 
 
@@ -37,51 +41,57 @@ class ShardActor:
         # A shard waits for each result at once, so a hand-over to another thread costs time and hides none.
         jax.config.update("jax_cpu_enable_async_dispatch", False)
         self._shard = shard
-        self._outbox: Any = None
-        self._mailbox: Any = None
-        self.reset(0)
+        self._transport: Any = None
+        self._run = -1
+        self._idle()
 
-    def reset(self, run: int) -> int:
-        """Ready for a run, with an empty mailbox: asked of every actor before any of them starts. What went before is given up.
-
-        run: its number; frames of another run are thrown away. Returns the process id.
-        """
-        from locallearn.runtime.mailbox import Mailbox
-
-        if self._mailbox is not None:
-            self._mailbox.close()
-        if self._outbox is not None:
-            self._outbox.closed = True
-        self._run, self._mailbox = run, Mailbox()
-        self._events: deque[Any] = deque()
-        self._worker: Any = None
-        self._session: Any = None
+    def hired(self) -> int:
+        """That the actor is there: its process id."""
         return os.getpid()
 
-    @ray.method(num_returns=0)
-    def deliver(self, run: int, data: bytes) -> None:
-        """A frame from a neighbour."""
-        if run == self._run:
-            self._mailbox.put(data)
+    def listen(self, run: int, host: str | None, secret: bytes) -> tuple[str, int]:
+        """Ready for a run whose frames cross sockets: where this shard listens.
 
-    def taken(self, run: int, stream: tuple[int, int], at_least: int) -> int:
-        """A neighbour that is far ahead waits here."""
-        return self._mailbox.taken(stream, at_least) if run == self._run else at_least
+        Every actor is asked this, or `receive`, before any of them starts. What went before is given up. run: its number; what belongs to
+        another is thrown away. host: the address to listen at, by default the node's own.
+        """
+        from locallearn.runtime.links import Links
 
-    def start(self, peers: Sequence[Any], make_setup: Callable[[], Any], resume: Any, keep_seconds: float) -> None:
-        """Begin to train. resume: this shard's part of a snapshot."""
-        from locallearn.runtime.mailbox import Outbox
-        from locallearn.runtime.peers import Worker
+        self._idle()
+        self._run, self._transport = run, Links(self._shard, host or ray.util.get_node_ip_address(), run, secret)
+        return self._transport.place
 
-        run = self._run
-        self._outbox = Outbox(
+    def receive(self, run: int, peers: Sequence[Any]) -> None:
+        """Ready for a run whose frames are calls."""
+        from locallearn.runtime.mailbox import Calls, Mailbox, Outbox
+
+        outbox = Outbox(
             self._shard,
             send=lambda dst, data: peers[dst].deliver.remote(run, data),
             ask=lambda dst, stream, at_least: peers[dst].taken.remote(run, stream, at_least),
             answer=ray.get,
         )
-        mail = self._mailbox, self._outbox
-        self._worker = Worker(lambda: self._train(mail, make_setup, resume, keep_seconds))
+        self._idle()
+        self._run, self._transport = run, Calls(Mailbox(), outbox)
+
+    @ray.method(num_returns=0)
+    def deliver(self, run: int, data: bytes) -> None:
+        """A frame from a neighbour, as a call."""
+        if run == self._run:
+            self._transport.mailbox.put(data)
+
+    def taken(self, run: int, stream: tuple[int, int], at_least: int) -> int:
+        """A neighbour that is far ahead waits here."""
+        return self._transport.mailbox.taken(stream, at_least) if run == self._run else at_least
+
+    def start(self, places: Sequence[Any], make_setup: Callable[[], Any], resume: Any, keep_seconds: float) -> None:
+        """Begin to train. places: where the shards listen, if they do. resume: this shard's part of a snapshot."""
+        from locallearn.runtime.peers import Worker
+
+        transport = self._transport
+        if places:
+            transport.connect(places)
+        self._worker = Worker(lambda: self._train(transport, make_setup, resume, keep_seconds))
         self._worker.start()
 
     def status(self) -> Status:
@@ -91,18 +101,26 @@ class ShardActor:
         events = [self._events.popleft() for _ in range(len(self._events))]
         error = self._worker.error if self._worker else None
         failure = None if error is None else (_one_line(error), "".join(traceback.format_exception(error)))
-        waits = [wait for wait in list(self._mailbox.waiting.values()) if wait is not None]
+        waits = [wait for wait in list(self._transport.waiting.values()) if wait is not None] if self._transport else []
         waiting = (waits[0][0].step, waits[0][1], waits[0][0].src) if waits else None
         step = self._session.step if self._session else 0
+        lost = getattr(error, "shard", None)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        return Status(self._shard, step, events, waiting, failure, peak)
+        return Status(self._shard, step, events, waiting, failure, lost, peak)
 
-    def _train(self, mail: Any, make_setup: Callable[[], Any], resume: Any, keep_seconds: float) -> None:
+    def _idle(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+        self._events: deque[Any] = deque()
+        self._worker: Any = None
+        self._session: Any = None
+
+    def _train(self, transport: Any, make_setup: Callable[[], Any], resume: Any, keep_seconds: float) -> None:
         from locallearn.runtime.peers import PeersSession
         from locallearn.runtime.training import train
 
         events = self._events
-        session = self._session = PeersSession(make_setup(), self._shard, mail)
+        session = self._session = PeersSession(make_setup(), self._shard, transport)
         for event in train(session, resume, keep_seconds):
             events.append(event)
 

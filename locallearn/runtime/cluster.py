@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 import socket
 import time
 import uuid
@@ -35,14 +36,16 @@ def train_on_ray(
     resume: Snapshot | None = None,
     address: str | None = None,
     keep_seconds: float = 5.0,
+    transport: str = "socket",
     name: str = "run",
 ) -> Iterator[Event]:
     """The events of `training.train`, from actors. make_setup is called in every actor, so that data is read where it is used.
 
     address: of a running Ray; without it RAY_ADDRESS, and without that a private Ray on this machine, which goes when the run ends.
+    transport: `socket`, or `ray` where actors cannot reach each other's ports: frames are then calls of Ray, several times as slow.
     Raises ShardLost when an actor dies, LocallearnError when one fails or cannot be placed.
     """
-    with Crew(make_setup().stages[0].wiring.shards, address=address, name=name) as crew:
+    with Crew(make_setup().stages[0].wiring.shards, address=address, transport=transport, name=name) as crew:
         yield from crew.train(make_setup, resume, keep_seconds)
 
 
@@ -87,8 +90,8 @@ class Crew:
     processes: their process ids. peak_memory: bytes, for each actor.
     """
 
-    def __init__(self, shards: int, *, address: str | None = None, name: str = "run"):
-        self.shards, self.address, self.name = shards, address, name
+    def __init__(self, shards: int, *, address: str | None = None, transport: str = "socket", name: str = "run"):
+        self.shards, self.address, self.transport, self.name = shards, address, transport, name
         self.actors: list[Any] = []
         self._last: list[Any] = [None] * shards
         self.processes: list[int] = []
@@ -119,10 +122,18 @@ class Crew:
         self._queues: list[deque[Event]] = [deque() for _ in self.actors]
         self._last: list[Any] = [None] * self.shards
         self._runs += 1
-        self._all([actor.reset.remote(self._runs) for actor in self.actors])
+        places = self._prepare_links()
         work = ray.put(make_setup)
-        self._all([a.start.remote(self.actors, work, _own(resume, k), keep_seconds) for k, a in enumerate(self.actors)])
+        self._all([a.start.remote(places, work, _own(resume, k), keep_seconds) for k, a in enumerate(self.actors)])
         yield from self._events()
+
+    def _prepare_links(self) -> list[Any]:
+        """Every actor is ready to receive; where each listens, with a secret that is this run's alone."""
+        if self.transport == "ray":
+            self._all([actor.receive.remote(self._runs, self.actors) for actor in self.actors])
+            return []
+        secret, host = secrets.token_bytes(32), "127.0.0.1" if self._private else None
+        return self._all([actor.listen.remote(self._runs, host, secret) for actor in self.actors])
 
     def _all(self, references: list[Any]) -> list[Any]:
         """What every actor answers, in order of the shards."""
@@ -141,7 +152,7 @@ class Crew:
         for k in range(self.shards):
             options = {"num_cpus": 1, "max_concurrency": 32, "name": f"locallearn:{self.name}:shard-{k}:{uuid.uuid4().hex[:8]}"}
             self.actors.append(ShardActor.options(**options).remote(k, cores[k % len(cores)] if pinned else None))  # type: ignore[attr-defined]
-        waiting = [actor.reset.remote(0) for actor in self.actors]
+        waiting = [actor.hired.remote() for actor in self.actors]
         placed, unplaced = ray.wait(waiting, num_returns=len(waiting), timeout=PLACE_SECONDS)
         if unplaced:
             free = ray.available_resources().get("CPU", 0)
@@ -173,7 +184,7 @@ class Crew:
             raise self._lost(shard, error) from error
         self._last[shard], self.peak_memory[shard] = status, status.peak_memory
         if status.failure:
-            self._check_others(shard)
+            self._check_others(shard, status.lost)
             line, trace = status.failure
             failure = LocallearnError(f"shard {shard} failed at step {status.step}: {line}")
             failure.add_note(trace)
@@ -184,12 +195,12 @@ class Crew:
             elif event.loss is not None:
                 yield event
 
-    def _check_others(self, shard: int) -> None:
-        """A shard that fails because its neighbour died is not the cause."""
+    def _check_others(self, shard: int, lost: int | None) -> None:
+        """A shard that fails because its neighbour died is not the cause; Ray may learn of a death later than the neighbour."""
         for k, actor in enumerate(self.actors):
             if k != shard:
                 try:
-                    ray.get(actor.status.remote(), timeout=1.0)
+                    ray.get(actor.status.remote(), timeout=10.0 if k == lost else 1.0)
                 except exceptions.GetTimeoutError:
                     continue
                 except exceptions.RayError as error:

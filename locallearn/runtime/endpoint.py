@@ -63,7 +63,7 @@ class Endpoint:
             self.senders[channel] = sent.memory
         return sent.packet
 
-    def unpack(self, codec: Codec, channel: Channel, data: bytes, spec: Spec, context: Context) -> Deferred:
+    def unpack(self, codec: Codec, channel: Channel, data: bytes | bytearray, spec: Spec, context: Context) -> Deferred:
         """The value of a message that arrived, noted."""
         packet = unframe(data, packet_specs(codec, spec, context.training))
         options = {"spec": spec, "training": context.training}

@@ -45,7 +45,7 @@ def frame(address: Address, packet: Sequence[Any]) -> bytes:
     return _HEADER.pack(*head, check) + body
 
 
-def address_of(data: bytes) -> Address:
+def address_of(data: bytes | bytearray) -> Address:
     """Read and check a frame's header; the whole frame is checked against its sum.
 
     Raises FrameError for a frame that is truncated, of another version, or altered.
@@ -61,7 +61,7 @@ def address_of(data: bytes) -> Address:
     return Address(*address)
 
 
-def unframe(data: bytes, specs: Sequence[Spec]) -> tuple[np.ndarray, ...]:
+def unframe(data: bytes | bytearray, specs: Sequence[Spec]) -> tuple[np.ndarray, ...]:
     """The packet's arrays, views of the frame."""
     sizes = [math.prod(spec.shape) * spec.dtype.itemsize for spec in specs]
     if HEADER_BYTES + sum(sizes) != len(data):

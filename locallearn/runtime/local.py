@@ -188,7 +188,7 @@ class Framed(Fabric):
         """Send a frame on its way."""
 
     @abc.abstractmethod
-    def take(self, address: Address, channel: Channel) -> bytes:
+    def take(self, address: Address, channel: Channel) -> bytes | bytearray:
         """Wait for exactly this frame."""
 
     def compute(self, i: int, fn: Callable[..., Any], block: Block, *args: Any, **options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Mailboxes: where frames wait for the shard that wants them, and how a sender is held back."""
+"""Frames as calls of Ray: where they wait for the shard that wants them, and how a sender is held back."""
 
 from __future__ import annotations
 
@@ -110,3 +110,16 @@ class Outbox:
         if stream in self._asked:
             self._answer(self._asked[stream])
         self._asked[stream] = self._ask(address.dst, (self._me, address.micro), self._sent[stream] - WINDOW // 3)
+
+
+class Calls:
+    """One shard's way to send and to wait for frames, each a call of its own. The contract is that of `links.Links`."""
+
+    def __init__(self, mailbox: Mailbox, outbox: Outbox):
+        self.mailbox, self.outbox = mailbox, outbox
+        self.post, self.take, self.waiting = outbox.post, mailbox.take, mailbox.waiting
+
+    def close(self) -> None:
+        """End every wait, now and later: the run is over."""
+        self.mailbox.close()
+        self.outbox.closed = True

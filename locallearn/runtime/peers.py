@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from typing import Any
+from typing import Any, Protocol
 
 from locallearn.block import Block
 from locallearn.chain import ABSENT, Chain, Row
@@ -16,13 +16,23 @@ from locallearn.runtime.endpoint import Endpoint
 from locallearn.runtime.frame import TRAIN, Address
 from locallearn.runtime.framed import FramedSession
 from locallearn.runtime.local import Framed
-from locallearn.runtime.mailbox import WINDOW, Mailbox, Outbox
+from locallearn.runtime.mailbox import WINDOW
 from locallearn.runtime.setup import Setup, Stage
 from locallearn.runtime.wiring import Wiring
 from locallearn.traffic import Channel
 
-Mail = tuple[Mailbox, Outbox]
 Early = frozenset[tuple[int, Channel]]
+
+
+class Transport(Protocol):
+    """What carries the frames of one shard: `links.Links` (sockets) or `mailbox.Calls` (calls of Ray)."""
+
+    def post(self, address: Address, data: bytes) -> None:
+        """Send a frame; wait where the receiver is far behind."""
+
+    def take(self, address: Address, name: str) -> bytes | bytearray:
+        """Wait for exactly this frame."""
+        ...
 
 
 class Peers(Framed):
@@ -31,18 +41,17 @@ class Peers(Framed):
     early: messages that `Ahead` has sent already.
     """
 
-    def __init__(self, framed: tuple[Any, ...], mail: Mail, early: Early = frozenset()):
+    def __init__(self, framed: tuple[Any, ...], transport: Transport, early: Early = frozenset()):
         super().__init__(*framed)
-        self._mailbox, self._outbox = mail
-        self._early = early
+        self._transport, self._early = transport, early
 
     def post(self, address: Address, data: bytes) -> None:
-        """To the neighbour's mailbox."""
-        self._outbox.post(address, data)
+        """To the neighbour."""
+        self._transport.post(address, data)
 
-    def take(self, address: Address, channel: Channel) -> bytes:
-        """From this shard's mailbox."""
-        return self._mailbox.take(address, channel.message)
+    def take(self, address: Address, channel: Channel) -> bytes | bytearray:
+        """From the neighbour."""
+        return self._transport.take(address, channel.message)
 
     def send(self, codec: Codec, end: Endpoint, leaving: Mapping[Channel, Any]) -> None:
         """What has not left yet."""
@@ -55,19 +64,19 @@ class Ahead(Framed):
     Labels come from the top block. Without this a shard could finish no step before the top has begun it, and nothing would overlap.
     """
 
-    def __init__(self, framed: tuple[Any, ...], mail: Mail, early: Early):
+    def __init__(self, framed: tuple[Any, ...], transport: Transport, early: Early):
         super().__init__(*framed)
-        self._outbox, self._early = mail[1], early
+        self._transport, self._early = transport, early
 
     def compute(self, i: int, fn: Callable[..., Any], block: Block, *args: Any, **options: Any) -> Any:
         """Absent unless every argument is here."""
         return ABSENT if any(arg is ABSENT for arg in args) else super().compute(i, fn, block, *args, **options)
 
     def post(self, address: Address, data: bytes) -> None:
-        """To the neighbour's mailbox, where it waits for its step."""
-        self._outbox.post(address, data)
+        """To the neighbour, where it waits for its step."""
+        self._transport.post(address, data)
 
-    def take(self, address: Address, channel: Channel) -> bytes:
+    def take(self, address: Address, channel: Channel) -> bytes | bytearray:
         """Never: what others send is absent."""
         raise AssertionError(address)
 
@@ -83,9 +92,11 @@ class Ahead(Framed):
 class PeersSession(FramedSession):
     """One shard's part of a run. Microbatches run at once, each its own choreography, so that the pipeline fills."""
 
-    def __init__(self, setup: Setup, shard: int, mail: Mail):
+    whole = False
+
+    def __init__(self, setup: Setup, shard: int, transport: Transport):
         super().__init__(setup, [shard])
-        self._mail = mail
+        self._transport = transport
         self._pool = ThreadPoolExecutor(setup.microbatches, "microbatch") if setup.microbatches > 1 else None
         self.step = 0
 
@@ -99,7 +110,7 @@ class PeersSession(FramedSession):
     def fabric(self, wiring: Wiring, slot: int, specs: Mapping[Channel, Spec], context: Context, stream: tuple[int, int]) -> Framed:
         """The neighbours are elsewhere."""
         early = self._early if stream[0] == TRAIN else frozenset()
-        return Peers((wiring, self._ends[slot], specs, context, (*stream, slot)), self._mail, early)
+        return Peers((wiring, self._ends[slot], specs, context, (*stream, slot)), self._transport, early)
 
     def one(self, step: int) -> Any:
         """What may leave early leaves first, up to the next evaluation."""
@@ -123,7 +134,7 @@ class PeersSession(FramedSession):
         stage, batch = self.stage, self.batch(step)
         parts = zip(split_batch(batch, self.setup.microbatches), self.contexts(batch), strict=True)
         for slot, (part, context) in enumerate(parts):
-            fabric = Ahead((stage.wiring, self._ends[slot], self._specs, context, (TRAIN, step, slot)), self._mail, self._early)
+            fabric = Ahead((stage.wiring, self._ends[slot], self._specs, context, (TRAIN, step, slot)), self._transport, self._early)
             stage.rule.step(Chain(stage.blocks, fabric), Row([ABSENT] * len(stage.blocks)), part)
             self.traffic += fabric.traffic
         self._left = step + 1

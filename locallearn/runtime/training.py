@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,12 +49,13 @@ class Evaluated(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """Everything that a run needs to go on from `step`, by shard."""
+    """Everything that a run needs to go on from `step`, by shard. losses: sum over the steps since the last evaluation, and how many."""
 
     step: int
     seconds: float
     traffic: Traffic
     shards: list[list[np.ndarray]]
+    losses: tuple[float, int] = (0.0, 0)
 
 
 class Finished(NamedTuple):
@@ -71,19 +72,26 @@ class Finished(NamedTuple):
 Event = Compiled | Progress | Evaluated | Snapshot | Finished
 
 
-def train(session: Session, resume: Snapshot | None = None, keep_seconds: float = 5.0) -> Iterator[Event]:
+def train(
+    session: Session,
+    resume: Snapshot | None = None,
+    keep_seconds: float = 5.0,
+    leaving: Callable[[], bool] = lambda: False,
+) -> Iterator[Event]:
     """Run a session to its end, from the beginning or from a snapshot; whoever stops asking for events interrupts it.
 
-    keep_seconds: least time between snapshots.
+    keep_seconds: least time between snapshots. leaving: whether one is wanted now, because the run is about to be interrupted. A session
+    that holds all shards can take one after any step, another after evaluations, when all shards are known to be at the same step.
     """
-    return _Course(session, keep_seconds).run(resume)
+    return _Course(session, keep_seconds, leaving).run(resume)
 
 
 class _Course:
     """One run's clock and counters."""
 
-    def __init__(self, session: Session, keep_seconds: float):
-        self.session, self.setup, self.keep_seconds = session, session.setup, keep_seconds
+    def __init__(self, session: Session, keep_seconds: float, leaving: Callable[[], bool]):
+        self.session, self.setup, self.keep_seconds, self.leaving = session, session.setup, keep_seconds, leaving
+        self.losses = 0.0, 0
         self.seconds, self.kept, self.pace = 0.0, time.perf_counter(), 1
         self.reason = "steps"
 
@@ -96,7 +104,7 @@ class _Course:
             self.session.enter(stage)
             if resume:
                 self.session.restore(resume.shards)
-                self.seconds, self.session.traffic, resume = resume.seconds, resume.traffic, None
+                self.seconds, self.session.traffic, self.losses, resume = resume.seconds, resume.traffic, resume.losses, None
             yield Compiled(step, self.session.compile_seconds)
             while step < stage.stop and self.reason == "steps":
                 step = yield from self._interval(stage, step)
@@ -113,14 +121,13 @@ class _Course:
         self.seconds += time.perf_counter() - started
         yield Evaluated(step, self.seconds, self.session.compile_seconds, loss, accuracy, lossless, self.session.traffic)
         if decision == KEEP:
-            yield Snapshot(step, self.seconds, self.session.traffic, self.session.snapshot())
+            yield self._snapshot(step)
         if decision == STOP and self.reason == "steps":
             self.reason = "stopped"
         return step
 
     def _chunks(self, step: int, goal: int) -> Generator[Event, None, tuple[int, float | None]]:
         """Chunks of about PACE_SECONDS, so that progress shows and an interruption waits for no more than one."""
-        total, begun = 0.0, step
         loss: float | None = None
         while step < goal:
             started = time.perf_counter()
@@ -128,11 +135,14 @@ class _Course:
             loss = self.session.advance(step, stop)
             elapsed = time.perf_counter() - started
             self.seconds += elapsed
-            total += (loss or 0.0) * (stop - step)
+            self.losses = self.losses[0] + (loss or 0.0) * (stop - step), self.losses[1] + stop - step
             self.pace = max(1, min(4 * self.pace, int((stop - step) * PACE_SECONDS / max(elapsed, 1e-6))))
             step = stop
             yield Progress(step, loss)
-        return step, None if loss is None else total / (step - begun)
+            if self.session.whole and (self.leaving() or (step < goal and self._due())):
+                yield self._snapshot(step)
+        (total, count), self.losses = self.losses, (0.0, 0)
+        return step, None if loss is None else total / count
 
     def _accuracies(self, part: Any) -> tuple[float | None, float | None]:
         """Through the deployed codecs, and losslessly."""
@@ -153,10 +163,14 @@ class _Course:
             self.reason = "bytes"
         if self.reason != "steps":
             return STOP
-        if time.perf_counter() - self.kept < self.keep_seconds or step == setup.steps:
-            return GO_ON
+        return KEEP if self._due() and step < setup.steps else GO_ON
+
+    def _due(self) -> bool:
+        return time.perf_counter() - self.kept >= self.keep_seconds
+
+    def _snapshot(self, step: int) -> Snapshot:
         self.kept = time.perf_counter()
-        return KEEP
+        return Snapshot(step, self.seconds, self.session.traffic, self.session.snapshot(), self.losses)
 
     def _goal(self, step: int) -> int:
         """The next evaluation: they are at the multiples of `evaluate_every` and at the end of each stage."""

@@ -18,7 +18,7 @@ from locallearn.experiment.record import TIMES
 from locallearn.experiment.result import load
 from locallearn.experiment.run import How, Interrupted, execute
 from locallearn.experiment.store import Store
-from locallearn.runtime.training import Evaluated, Snapshot
+from locallearn.runtime.training import Evaluated, Progress, Snapshot
 
 CONFIG = {
     "rule": {"name": "backprop"},
@@ -157,11 +157,31 @@ def test_phases_go_on_from_every_snapshot(tmp_path, stop, phased):
     assert_same(execute(config, EAGER, tmp_path), phased)
 
 
+@pytest.mark.parametrize("on", ["eager", "local"])
+def test_ctrl_c_keeps_every_step_even_between_evaluations(tmp_path, on):
+    config = configuration({**CONFIG, "train": {"steps": 12, "batch": 16, "evaluate_every": 12}})
+    seen, leave = [], partial(_step_of_progress, 3)
+    with pytest.raises(Interrupted) as stopped:
+        execute(config, How(on, tell=seen.append, interrupted=lambda: leave(seen)), tmp_path)
+    reached = max(event.step for event in seen if isinstance(event, Progress))
+    assert 3 <= reached < 12
+    assert f"goes on from step {reached}" in str(stopped.value)
+    assert_same(execute(config, How(on), tmp_path), execute(config, How(on)))
+
+
+def _step_of_progress(least, seen):
+    return any(isinstance(event, Progress) and event.step >= least for event in seen)
+
+
 def test_without_a_checkpoint_it_begins_again(tmp_path):
     config = configuration({**CONFIG, "train": {"steps": 9, "batch": 16, "evaluate_every": 3}})
-    seen = []
-    with pytest.raises(Interrupted, match="from step 0"):
-        execute(config, How("eager", tell=seen.append, interrupted=lambda: isinstance(seen[-1], Evaluated)), tmp_path)
+
+    def die(event):
+        if isinstance(event, Evaluated):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        execute(config, How("eager", tell=die), tmp_path)
     Store(tmp_path).append({"step": 6, "torn": 1})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 9, "tr')

@@ -14,6 +14,7 @@ from locallearn.codec import CODECS, COMBINATORS
 from locallearn.config.run import resolve
 from locallearn.errors import LocallearnError, ShardLost
 from locallearn.experiment.prepare import prepare
+from locallearn.experiment.run import TRANSPORTS
 from locallearn.rules import RULES
 from locallearn.runtime.cluster import Crew
 from locallearn.runtime.framed import EagerSession
@@ -23,7 +24,14 @@ from locallearn.runtime.training import Evaluated, Finished, Progress, Snapshot,
 pytestmark = pytest.mark.ray
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
-MODEL = {"equilibrium_propagation": {"activation": "hard_sigmoid"}}
+MODEL = {
+    "equilibrium_propagation": {"activation": "hard_sigmoid"},
+    "holomorphic_equilibrium_propagation": {"activation": "tanh"},
+    "contrastive_hebbian": {"activation": "hard_sigmoid"},
+    "boltzmann": {"activation": "sigmoid"},
+    "noprop": {"name": "denoiser", "depth": 4},
+    "diffusion_blocks": {"name": "denoiser", "depth": 4},
+}
 MEMORY = ["error_feedback", "int8"]
 PLAIN = [[name] for name in CODECS if name not in COMBINATORS]
 
@@ -43,21 +51,32 @@ def setup_of(rule, codec=("exact",), steps=12, **train):
 
 
 @pytest.fixture(scope="module")
-def crew():
+def hired():
     with Crew(3) as crew:
         yield crew
 
 
+@pytest.fixture(params=TRANSPORTS)
+def crew(hired, request):
+    """The same actors for every test; each run has links of its own."""
+    hired.transport = request.param
+    return hired
+
+
 CASES = [
-    *((rule, ["exact"], 1) for rule in RULES),
-    *((rule, MEMORY, 1) for rule in RULES),
-    *((rule, codec, 1) for rule in ("backprop", "predictive_coding") for codec in PLAIN if codec != ["exact"] and rule in RULES),
-    ("backprop", MEMORY, 4),
+    *(("socket", rule, ["exact"], 1) for rule in RULES),
+    *(("socket", rule, MEMORY, 1) for rule in RULES),
+    *(("socket", rule, codec, 1) for rule in ("backprop", "predictive_coding") for codec in PLAIN if codec != ["exact"]),
+    *(("ray", rule, MEMORY, 1) for rule in ("backprop", "mono_forward", "equilibrium_propagation")),
+    *((transport, "backprop", MEMORY, 4) for transport in TRANSPORTS),
 ]
 
 
 @pytest.mark.parametrize(
-    ("rule", "codec", "microbatches"), CASES, ids=lambda value: "-".join(value) if isinstance(value, list) else str(value)
+    ("crew", "rule", "codec", "microbatches"),
+    CASES,
+    indirect=["crew"],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else str(value),
 )
 def test_actors_equal_eager_bit_for_bit_and_byte_for_byte(crew, rule, codec, microbatches):
     make = setup_of(rule, codec, microbatches=microbatches)
@@ -168,8 +187,10 @@ def alive(process):
         return False
 
 
-def test_a_shard_that_dies_ends_the_run_at_once_and_is_named(crew):
-    """Last: it ends the crew, and with it every process."""
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_shard_that_dies_ends_the_run_at_once_and_is_named(transport):
+    """Last: it ends a crew, and with it every process."""
+    crew = Crew(3, transport=transport).__enter__()
     events = crew.train(setup_of("backprop", steps=100000, evaluate_every=1000))
     next(e for e in events if isinstance(e, Progress) and e.step > 10)
     killed = time.perf_counter()
