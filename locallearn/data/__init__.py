@@ -6,9 +6,10 @@ from locallearn.data.cifar import Cifar10, Cifar100
 from locallearn.data.dataset import Arrays, Dataset, Split, batches, order, split
 from locallearn.data.fashion14 import Fashion14
 from locallearn.data.fetch import download
-from locallearn.data.images import FashionMnist, Mnist
+from locallearn.data.images import FashionMnist, KuzushijiMnist, Mnist
 from locallearn.data.source import Source
 from locallearn.data.strokes import Strokes1d
+from locallearn.data.text import TinyShakespeare
 
 # Name in YAML -> class. A data set more is a line more.
 DATASETS: dict[str, type[Source]] = {
@@ -16,8 +17,10 @@ DATASETS: dict[str, type[Source]] = {
     "fashion14": Fashion14,
     "fashion_mnist": FashionMnist,
     "mnist": Mnist,
+    "kmnist": KuzushijiMnist,
     "cifar10": Cifar10,
     "cifar100": Cifar100,
+    "tiny_shakespeare": TinyShakespeare,
 }
 
 

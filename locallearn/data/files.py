@@ -108,9 +108,13 @@ def read_verified(place: Path, file: PublishedFile, advice: str, unverified: boo
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}; {advice}") from error
     content = raw if path.name == file.unpacked_name else _gunzip(raw, file.unpacked_size)
-    if content is not None and (sha256(content) == file.unpacked_sha256 or (unverified and len(content) == file.unpacked_size)):
-        return content
     packed = path.name == file.name
+    if content is not None and (
+        sha256(content) == file.unpacked_sha256
+        or (packed and sha256(raw) == file.sha256)
+        or (unverified and len(content) == file.unpacked_size)
+    ):
+        return content
     size, checksum = (file.size, file.sha256) if packed else (file.unpacked_size, file.unpacked_sha256)
     raise _damaged(path, raw, (size, checksum), advice)
 

@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST, read from their published files."""
+"""MNIST, Fashion-MNIST and Kuzushiji-MNIST, read from their published files."""
 
 from __future__ import annotations
 
@@ -104,3 +104,16 @@ class FashionMnist(_IdxImages):
     mean: ClassVar[float] = 0.2860
     deviation: ClassVar[float] = 0.3530
     licence: ClassVar[str] = "MIT (Zalando SE)"
+
+
+@dataclass(frozen=True)
+class KuzushijiMnist(_IdxImages):
+    """Kuzushiji-MNIST: cursive Japanese characters, 28x28 (Clanuwat et al., arXiv 1812.01718).
+
+    x float32 [28, 28, 1] in 0..1, 10 classes (o, ki, su, tsu, na, ha, ma, ya, re, wo); 60,000 training and 10,000 test images.
+    """
+
+    name: ClassVar[str] = "kmnist"
+    mean: ClassVar[float] = 0.1918
+    deviation: ClassVar[float] = 0.3483
+    licence: ClassVar[str] = "CC BY-SA 4.0"

@@ -6,13 +6,16 @@ from typing import NamedTuple
 
 
 class PublishedFile(NamedTuple):
-    """One gzipped file as its authors published it; `unpacked_*` describe what is in it."""
+    """One gzipped file as its authors published it; `unpacked_*` describe what is in it.
+
+    unpacked_sha256: None where nobody told it: then a file packed again by somebody else is not accepted.
+    """
 
     name: str
     size: int  # bytes
     sha256: str
     unpacked_size: int
-    unpacked_sha256: str
+    unpacked_sha256: str | None
 
     @property
     def unpacked_name(self) -> str:
@@ -121,6 +124,46 @@ PUBLISHED = {
                 "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
             ),
         ),
+    ),
+    # The sum of train-images is the one that tensorflow-datasets and others verify; we have tried it on no file. The others we have.
+    "kmnist": Published(
+        folder="kmnist",
+        urls=("http://codh.rois.ac.jp/kmnist/dataset/kmnist/",),
+        files=(
+            PublishedFile(
+                "train-images-idx3-ubyte.gz",
+                18165135,
+                "51467d22d8cc72929e2a028a0428f2086b092bb31cfb79c69cc0a90ce135fde4",
+                _TRAIN_IMAGES,
+                None,
+            ),
+            PublishedFile(
+                "train-labels-idx1-ubyte.gz",
+                29497,
+                "e38f9ebcd0f3ebcdec7fc8eabdcdaef93bb0df8ea12bee65224341c8183d8e17",
+                _TRAIN_LABELS,
+                "2a16eeae62da984b8bd24fa32e31d47291f01dac3fe84d5594f304f71e7d374b",
+            ),
+            PublishedFile(
+                "t10k-images-idx3-ubyte.gz",
+                3041136,
+                "edd7a857845ad6bb1d0ba43fe7e794d164fe2dce499a1694695a792adfac43c5",
+                _TEST_IMAGES,
+                "76fbd229ce87db80dd281af5e6670de4ad0e42fb30a7bd643972994c47c1f42e",
+            ),
+            PublishedFile(
+                "t10k-labels-idx1-ubyte.gz",
+                5120,
+                "20bb9a0ef54c7db3efc55a92eef5582c109615df22683c380526788f98e42a1c",
+                _TEST_LABELS,
+                "a11dc742be8e781a40a92f53d6a4957e7b7d36df2faa097659131ebfd8fd60c6",
+            ),
+        ),
+    ),
+    "tiny_shakespeare": Published(
+        folder="tiny-shakespeare",
+        urls=("https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/",),
+        files=(_plain("input.txt", 1115394, "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"),),
     ),
     # The sums of the two CIFAR sets are those that independent loaders (torchvision for Ruby, GoMLX, MLDatasets.jl) verify when they
     # download; they were not tried on a published file by us. The authors' page gives MD5 sums of the archives:

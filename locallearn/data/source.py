@@ -14,9 +14,13 @@ class Source(Protocol):
     """
 
     name: ClassVar[str]
-    example_shape: ClassVar[tuple[int, ...]]
     classes: ClassVar[int]
     licence: ClassVar[str]
+
+    @property
+    def example_shape(self) -> tuple[int, ...]:
+        """Shape of one example."""
+        ...
 
     @property
     def train_size(self) -> int:

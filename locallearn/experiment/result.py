@@ -16,11 +16,13 @@ from locallearn.block import State
 from locallearn.chain import Chain, Row
 from locallearn.codec import Context, exact
 from locallearn.config.run import Config, resolve
+from locallearn.data.intake import PLAIN
 from locallearn.errors import ConfigError
 from locallearn.experiment import checkpoint
 from locallearn.experiment.files import StoreError
 from locallearn.experiment.prepare import network
 from locallearn.experiment.store import FINISHED, Store
+from locallearn.runtime.intake import seen
 from locallearn.runtime.local import Fused
 from locallearn.runtime.parts import fill
 from locallearn.runtime.setup import Stage
@@ -103,7 +105,9 @@ class Result:
         )
 
     def scores(self, x: Any) -> np.ndarray:
-        """Class scores [N, classes] of examples x: [N, *example_shape], with every codec `exact`."""
+        """Class scores [N, classes] of examples x: [N, *example_shape], with every codec `exact`; images may be bytes, as they are stored."""
+        intake = getattr(self.config.data, "intake", PLAIN)
+        x = seen(intake, np.asarray(x)) if intake.scale else x
         x = np.asarray(x, np.float32)
         shape = tuple(self._stage.blocks[0].in_shape)
         if x.shape[1:] != shape:
