@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,10 +11,19 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from locallearn.errors import RuleError
+
 if TYPE_CHECKING:
     import optax
 
 Spec = jax.ShapeDtypeStruct
+
+
+class WithHead(NamedTuple):
+    """The parameters of a block, and others that the same optimizer trains: those of its local head, its feedback weights."""
+
+    block: Any
+    head: Any
 
 
 class State(NamedTuple):
@@ -33,8 +42,12 @@ class Block:
     follows: normalisation, activation, pooling. A composite module (residual, transformer) defines `__call__` alone; `composite` is then
     true and `pre` and `post` are not to be used. Two blocks are never equal: compiled programs are kept for each.
 
-    in_shape: shape of one example at the input. build: makes the module from `nnx.Rngs`. classes: what the top block tells apart; local
-    heads below it need the number.
+    Batch normalisation keeps running statistics (`nnx.BatchStat`): leaves of the parameters that no optimizer touches. While the block
+    learns, `apply` normalises by the statistics of the batch; `evaluating`, the block as evaluations use it, by the running ones.
+
+    in_shape: shape of one example at the input. in_dtype: its type. build: makes the module from `nnx.Rngs`. classes: what the top block
+    tells apart; local heads below it need the number. later: the blocks above it, for rules that copy what they are (not what they learnt).
+    batch: examples of a training step, for rules that keep them between steps. training: false in evaluations.
     """
 
     build: Callable[[nnx.Rngs], nnx.Module]
@@ -44,6 +57,10 @@ class Block:
     tx: optax.GradientTransformation | None = None
     learns: bool = True
     classes: int = 0
+    in_dtype: Any = jnp.float32
+    batch: int = 0
+    training: bool = True
+    later: tuple[Block, ...] = ()
 
     @property
     def bottom(self) -> bool:
@@ -57,8 +74,32 @@ class Block:
 
     @cached_property
     def _abstract(self) -> tuple[Any, Any]:
-        graph, params = nnx.split(nnx.eval_shape(lambda: self.build(nnx.Rngs(0))))
+        module = nnx.eval_shape(lambda: self.build(nnx.Rngs(0)))
+        if not (self.training and self.learns):
+            module.eval()
+        graph, params = nnx.split(module)
         return graph, nnx.to_pure_dict(params)
+
+    @cached_property
+    def _is_statistic(self) -> Any:
+        """The tree of the parameters with a truth value for each leaf."""
+        kinds = nnx.state(nnx.eval_shape(lambda: self.build(nnx.Rngs(0))))
+        return nnx.to_pure_dict(nnx.map_state(lambda path, leaf: leaf.replace(isinstance(leaf, nnx.BatchStat)), kinds))
+
+    @cached_property
+    def has_statistics(self) -> bool:
+        """Whether the block normalises over the batch and keeps running statistics."""
+        return any(jax.tree.leaves(self._is_statistic))
+
+    @property
+    def observes(self) -> bool:
+        """Whether a step of this block changes its running statistics."""
+        return self.has_statistics and self.learns
+
+    @cached_property
+    def evaluating(self) -> Block:
+        """The block as evaluations use it: itself, unless it keeps running statistics."""
+        return replace(self, training=False) if self.has_statistics else self
 
     @cached_property
     def module(self) -> nnx.Module:
@@ -73,8 +114,12 @@ class Block:
     @cached_property
     def out_shape(self) -> tuple[int, ...]:
         """Shape of one example at the output."""
-        x = Spec((1, *self.in_shape), jnp.float32)
-        return jax.eval_shape(self.apply, self._abstract[1], x).shape[1:]
+        return jax.eval_shape(self.apply, self._abstract[1], self.example).shape[1:]
+
+    @property
+    def example(self) -> Spec:
+        """Shape and type of a batch of one example at the input."""
+        return Spec((1, *self.in_shape), self.in_dtype)
 
     @property
     def activation(self) -> str:
@@ -83,7 +128,7 @@ class Block:
 
     def init(self, key: jax.Array) -> Any:
         """Fresh parameters, a nested dictionary of arrays."""
-        return nnx.to_pure_dict(nnx.state(self.build(nnx.Rngs(params=key)), nnx.Param))
+        return nnx.to_pure_dict(nnx.state(self.build(nnx.Rngs(params=key)), (nnx.Param, nnx.BatchStat)))
 
     def pre(self, params: Any, x: jax.Array) -> jax.Array:
         """The linear part. x: [batch, *in_shape]."""
@@ -95,12 +140,11 @@ class Block:
 
     def apply(self, params: Any, x: jax.Array) -> jax.Array:
         """The whole block. x: [batch, *in_shape] -> [batch, *out_shape]."""
-        module = nnx.merge(self._abstract[0], params)
-        return module(x) if not hasattr(module, "pre") else module.post(module.pre(x))
+        return _whole(nnx.merge(self._abstract[0], params), x)
 
     def state(self, params: Any, memory: Any = ()) -> State:
         """A state at the start of training, with a fresh optimizer."""
-        return State(params, self.tx.init(params) if self.tx else (), memory)
+        return State(params, self.tx.init(self._learnt(params)) if self.tx else (), memory)
 
     def descend(self, state: State, grads: Any) -> State:
         """One step of this block's optimizer; a block that does not learn in this phase stays as it is."""
@@ -108,5 +152,51 @@ class Block:
 
         if not self.learns or self.tx is None:
             return state
-        updates, opt = self.tx.update(grads, state.opt, state.params)
-        return state._replace(params=optax.apply_updates(state.params, updates), opt=opt)
+        params = self._learnt(state.params)
+        updates, opt = self.tx.update(self._learnt(grads), state.opt, params)
+        return state._replace(params=self._joined(optax.apply_updates(params, updates), state.params), opt=opt)
+
+    def observe(self, state: State, params: Any, x: jax.Array) -> State:
+        """The state with running statistics one step on: those of `params` and of the batch that the block saw.
+
+        x: [batch, *in_shape]; params: with which the block saw it, before the step.
+        """
+        if not self.observes:
+            return state
+        body = params.block if isinstance(params, WithHead) else params
+        module = nnx.merge(self._abstract[0], body)
+        _whole(module, x)
+        seen = nnx.to_pure_dict(nnx.state(module))
+        return state._replace(params=self._joined(state.params, WithHead(seen, None) if body is not params else seen))
+
+    def _learnt(self, params: Any) -> Any:
+        """The parameters without their statistics, of which the optimizer knows nothing."""
+        if not self.has_statistics:
+            return params
+        return jax.tree.map(lambda statistic, leaf: None if statistic else leaf, self._statistics_of(params), params)
+
+    def _joined(self, learnt: Any, kept: Any) -> Any:
+        """`learnt` with the statistics of `kept`."""
+        if not self.has_statistics:
+            return learnt
+        return jax.tree.map(lambda statistic, new, old: old if statistic else new, self._statistics_of(kept), learnt, kept)
+
+    def _statistics_of(self, params: Any) -> Any:
+        """Which parts of a rule's parameters are statistics."""
+        if isinstance(params, WithHead):
+            return WithHead(self._is_statistic, False)
+        if jax.tree.structure(params) != jax.tree.structure(self._is_statistic):
+            raise RuleError("a rule on blocks with batch normalisation keeps a block's parameters as they are, or in a `WithHead`")
+        return self._is_statistic
+
+
+def stacked(blocks: Sequence[Block]) -> list[Block]:
+    """The blocks from the bottom, each of which knows those above it."""
+    done: tuple[Block, ...] = ()
+    for block in reversed(blocks):
+        done = (replace(block, later=done), *done)
+    return list(done)
+
+
+def _whole(module: Any, x: jax.Array) -> jax.Array:
+    return module.post(module.pre(x)) if hasattr(module, "pre") else module(x)

@@ -12,6 +12,7 @@ import numpy as np
 
 from locallearn.block import Block, State
 from locallearn.chain import ABSENT, Chain, Row
+from locallearn.errors import RuleError
 
 KINDS = ("activation", "error", "target", "label", "input", "weight", "scalar", "control", "evaluation", "checkpoint")
 
@@ -65,6 +66,11 @@ class Rule(abc.ABC):
         """Whether the gradient of a batch is the mean over its parts: microbatches are refused where it is not."""
         return True
 
+    @property
+    def updates(self) -> int:
+        """Optimizer steps of a block in one training step: schedules of the learning rate count these."""
+        return 1
+
     def problems(self, blocks: Sequence[Block]) -> list[str]:
         """What speaks against this rule on these blocks, a sentence for each mistake."""
         if self.needs != "apply" and any(block.composite for block in blocks):
@@ -104,6 +110,25 @@ def forward(block: Block, state: State, x: jax.Array) -> jax.Array:
 def descend(block: Block, state: State, grads: Any, memory: Any) -> State:
     """One optimizer step, and the rule's new memory."""
     return block.descend(state, grads)._replace(memory=memory) if block.learns else state
+
+
+def whole_step(rule: Rule, chain: Chain, state: Row, batch: Batch) -> tuple[Row, Info]:
+    """The rule's step; then blocks that normalise over the batch take what they saw into their running statistics."""
+    after, info = rule.step(chain, state, batch)
+    if any(block.observes for block in chain.blocks):
+        if info.inputs is None:
+            raise RuleError(f"{type(rule).__name__} {NO_INPUTS}")
+        after = chain.map(observe, after, state.params, info.inputs)
+    return after, info
+
+
+NO_INPUTS = "does not tell what its blocks saw, which the statistics of batch normalisation need: take layer normalisation or none"
+WHOLE_BATCH = "batch normalisation is about the whole batch, so it takes `microbatches: 1`"
+
+
+def observe(block: Block, state: State, params: Any, x: Any) -> State:
+    """One step of a block's running statistics, if it has some."""
+    return block.observe(state, params, x)
 
 
 def mean(block: Block, *parts: Any) -> Any:

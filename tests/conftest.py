@@ -29,7 +29,11 @@ settings.load_profile("repeatable")
 EXACT = (("exact", ()),)
 ADAM = Optimizer(rate=0.01)
 MODEL = {
+    "incremental_predictive_coding": {"activation": "leaky_relu"},  # six units of relu die
+    "error_predictive_coding": {"activation": "leaky_relu"},
     "equilibrium_propagation": {"activation": "hard_sigmoid", "init": "glorot", "gain": 0.5},
+    "holomorphic_equilibrium_propagation": {"activation": "tanh", "init": "glorot", "gain": 0.5},
+    "contrastive_hebbian": {"activation": "hard_sigmoid", "init": "glorot"},
     "channelwise": {"widths": (12, 9, 6, 6, 3)},  # as many units for each of the three classes
     "deeper_forward": {"widths": (12, 9, 6, 6, 3)},
     "boltzmann": {"activation": "sigmoid", "init": "glorot"},
@@ -120,8 +124,8 @@ def make_setup(tiny_split):
             asked = {"name": "mlp", "widths": widths} | MODEL.get(name, {})
             model = MODELS[asked.pop("name")](**asked)
             blocks = [
-                replace(b, tx=optimizer.build(part.steps, b.index), learns=part.learn is None or b.index in part.learn)
-                for b in model.blocks(split.train.x.shape[1:])
+                replace(b, tx=optimizer.build(part.steps, b.index), learns=part.learn is None or b.index in part.learn, batch=batch)
+                for b in model.blocks(split.train.x.shape[1:], widths[-1])
             ]
             assert not one.problems(blocks)
             chosen = codec if isinstance(codec, dict) else {}

@@ -1,7 +1,7 @@
 """The second stage of checking: what needs the shapes of the data and the blocks of the model.
 
-What is asked: `model.problems(example_shape, classes)`, `model.blocks(example_shape)`, `rule.problems(blocks)`, `data.problems()`; and of
-the data `example_shape`, `classes` and `train_size`. Each may be absent. A `problems` hook gives sentences, or pairs (field, sentence).
+What is asked: `model.problems(example_shape, classes)`, `model.blocks(example_shape, classes)`, `rule.problems(blocks)`, `data.problems()`;
+and of the data `example_shape`, `classes` and `train_size`. Each may be absent. A `problems` hook gives sentences, or (field, sentence).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from locallearn.config.catalog import Catalog
 from locallearn.config.document import KeyPath
 from locallearn.config.mistakes import Mistake, hint
 from locallearn.config.schema import hooked
-from locallearn.errors import LocallearnError
+from locallearn.errors import LocallearnError, RuleError
 from locallearn.train import Train
 
 
@@ -99,23 +99,51 @@ def _shapes(found: Mapping[str, Any], rules: Sequence[tuple[KeyPath, Any]], data
     if own or not hasattr(model, "blocks"):
         yield from own
         return
-    blocks = _blocks(model, tuple(data.example_shape))
+    blocks = _blocks(model, tuple(data.example_shape), data.classes)
+    foreign = _tokens(blocks, data)
+    if foreign:
+        yield Mistake(("model", "name"), "value", foreign)
+        return
     try:
         placement.of(len(blocks))
     except LocallearnError as error:
         key = "shards" if placement.cuts is None else "cuts"
         yield Mistake(("model", key), "value", str(error))
     for path, rule in rules:
-        if hasattr(rule, "problems"):
-            yield from hooked(rule.problems(blocks), path)
+        own = list(hooked(rule.problems(blocks), path)) if hasattr(rule, "problems") else []
+        yield from own or _statistics(rule, blocks, path, found.get("train"))
     if "train" in found:
         yield from _block_numbers(found["train"], len(blocks))
 
 
 @functools.lru_cache(maxsize=32)
-def _blocks(model: Any, example_shape: tuple[int, ...]) -> Any:
+def _blocks(model: Any, example_shape: tuple[int, ...], classes: int) -> Any:
     """The blocks of a model, for the many runs of a sweep that share it: their shapes are worked out once."""
-    return model.blocks(example_shape)
+    return model.blocks(example_shape, classes)
+
+
+def _tokens(blocks: Sequence[Any], data: Any) -> str | None:
+    """Whether a model of text meets other data, or text another model, in a sentence."""
+    text = getattr(getattr(data, "intake", None), "tokens", False)
+    takes_text = "int" in str(getattr(blocks[0], "in_dtype", ""))
+    if text == takes_text:
+        return None
+    return "takes numbers, but this data is text: take the model transformer" if text else "takes text, but this data is none"
+
+
+def _statistics(rule: Any, blocks: Sequence[Any], path: KeyPath, train: Train | None) -> Iterator[Mistake]:
+    """What batch normalisation asks of the rule and of the batch."""
+    if not any(getattr(block, "has_statistics", False) for block in blocks):
+        return
+    from locallearn.rule import WHOLE_BATCH
+    from locallearn.runtime.setup import rehearse
+
+    try:
+        rehearse(rule, blocks)
+    except RuleError as error:
+        yield Mistake(path, "value", str(error))
+    if train is not None and train.microbatches > 1:
+        yield Mistake(("train", "microbatches"), "value", WHOLE_BATCH)
 
 
 def _block_numbers(train: Train, count: int) -> Iterator[Mistake]:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from locallearn.block import Block
+from locallearn.block import Block, stacked
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
@@ -42,10 +42,10 @@ class Blocks:
             found.append(f"the top block gives shape {list(below)}, but the data has {classes} classes")
         return found
 
-    def blocks(self, example_shape: tuple[int, ...]) -> list[Block]:
+    def blocks(self, example_shape: tuple[int, ...], classes: int) -> list[Block]:
         """The blocks, numbered from the bottom."""
-        count, classes = len(self._blocks), self._blocks[-1].out_shape[-1]
-        return [dataclasses.replace(block, index=i, count=count, classes=classes) for i, block in enumerate(self._blocks)]
+        count = len(self._blocks)
+        return stacked([dataclasses.replace(block, index=i, count=count, classes=classes) for i, block in enumerate(self._blocks)])
 
     @cached_property
     def fingerprint(self) -> str:
@@ -53,9 +53,8 @@ class Blocks:
         digest = hashlib.sha256()
         for block in self._blocks:
             key = jax.ShapeDtypeStruct((2,), jnp.uint32)
-            x = jax.ShapeDtypeStruct((1, *block.in_shape), jnp.float32)
             params = jax.eval_shape(block.init, key)
-            programs = jax.make_jaxpr(block.init)(key), jax.make_jaxpr(block.apply)(params, x)
+            programs = jax.make_jaxpr(block.init)(key), jax.make_jaxpr(block.apply)(params, block.example)
             digest.update(_ADDRESS.sub("", f"{jax.tree.structure(params)}{programs}").encode())
         return digest.hexdigest()
 

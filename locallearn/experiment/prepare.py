@@ -28,9 +28,8 @@ def prepare(config: Config, load: Callable[[Any], Dataset] = load_data) -> Setup
     dataset = load(config.data)
     parts = split(dataset, config.validation)
     examples = len(parts.train.y)
-    blocks = config.model.blocks(dataset.example_shape)
-    lengths = config.train.lengths(examples)
-    phases = config.train.phases or (Phase(),)
+    blocks = config.model.blocks(dataset.example_shape, dataset.classes)
+    phases, lengths = config.train.parts(len(blocks)), config.train.lengths(examples, len(blocks))
     stages = tuple(
         _stage(config, blocks, phase, (stop - length, stop))
         for phase, length, stop in zip(phases, lengths, accumulate(lengths), strict=True)
@@ -50,8 +49,8 @@ def prepare(config: Config, load: Callable[[Any], Dataset] = load_data) -> Setup
 
 def network(config: Config, phase: int = 0) -> Stage:
     """The blocks and the rule of one phase without the data: for what was learnt, not for learning."""
-    phases = config.train.phases or (Phase(),)
-    return _stage(config, config.model.blocks(config.data.example_shape), phases[phase], (0, 1))
+    blocks = config.model.blocks(config.data.example_shape, config.data.classes)
+    return _stage(config, blocks, config.train.parts(len(blocks))[phase], (0, 1))
 
 
 def _stage(config: Config, blocks: list[Block], phase: Phase, steps: tuple[int, int]) -> Stage:
@@ -60,9 +59,14 @@ def _stage(config: Config, blocks: list[Block], phase: Phase, steps: tuple[int, 
     if stop <= start:
         raise RuleError("a phase has no steps: the training set is smaller than one batch")
     rule: Rule = phase.rule or config.rule
-    optimizer = config.train.optimizer
+    optimizer, updates = config.train.optimizer, (stop - start) * rule.updates
     ready = tuple(
-        dataclasses.replace(block, tx=optimizer.build(stop - start, block.index), learns=phase.learn == "all" or block.index in phase.learn)
+        dataclasses.replace(
+            block,
+            tx=optimizer.build(updates, block.index),
+            learns=phase.learn == "all" or block.index in phase.learn,
+            batch=config.train.batch,
+        )
         for block in blocks
     )
     codecs = {key: build(spec) for key, spec in config.codecs.items() if key != "default"}

@@ -108,7 +108,7 @@ class Result:
         """Class scores [N, classes] of examples x: [N, *example_shape], with every codec `exact`; images may be bytes, as they are stored."""
         intake = getattr(self.config.data, "intake", PLAIN)
         x = seen(intake, np.asarray(x)) if intake.scale else x
-        x = np.asarray(x, np.float32)
+        x = np.asarray(x, self._stage.blocks[0].in_dtype)
         shape = tuple(self._stage.blocks[0].in_shape)
         if x.shape[1:] != shape:
             raise ValueError(f"x has shape {list(x.shape)}, but the network takes [N, {', '.join(map(str, shape))}]")
@@ -134,7 +134,7 @@ class Result:
 
         def predict(state: Row, x: Any) -> Any:
             fabric = Fused(wiring, {}, Context(np.arange(len(x)), training=False))
-            return rule.predict(Chain(stage.blocks, fabric), state, x)
+            return rule.predict(Chain(stage.evaluating, fabric), state, x)
 
         return jax.jit(predict)
 

@@ -2,79 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
-
-import jax
-import jax.numpy as jnp
-from flax import nnx
+from typing import Annotated, Any, ClassVar
 
 from locallearn.block import Block
 from locallearn.fields import Count, Positive
+from locallearn.markers import Parsed
+from locallearn.models.layers import INITS, Activation, Init, Norm, dense, numbered
 
-Activation = Literal["relu", "leaky_relu", "tanh", "gelu", "sigmoid", "hard_sigmoid", "silu", "identity"]
-
-
-def hard_sigmoid(u: jax.Array) -> jax.Array:
-    """clip(u, 0, 1), the activation of equilibrium propagation (Scellier & Bengio 2017)."""
-    return jnp.clip(u, 0, 1)
-
-
-ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
-    "relu": nnx.relu,
-    "leaky_relu": nnx.leaky_relu,
-    "tanh": nnx.tanh,
-    "gelu": nnx.gelu,
-    "sigmoid": nnx.sigmoid,
-    "hard_sigmoid": hard_sigmoid,
-    "silu": nnx.silu,
-    "identity": lambda u: u,
+PRESETS: dict[str, tuple[int, ...]] = {
+    "mlp-s": (784, 512, 512, 10),
+    "mlp-pcx": (784, 128, 128, 128, 10),
+    "mlp-ff": (784, 2000, 2000, 2000, 2000, 10),
+    "mlp-ff-3": (784, 1000, 1000, 1000, 10),
+    "mlp-local": (784, 1024, 1024, 1024, 10),
 }
-
-INITS: dict[str, Callable[..., Any]] = {
-    "he": lambda gain: nnx.initializers.variance_scaling(2.0 * gain**2, "fan_in", "normal"),
-    "glorot": lambda gain: nnx.initializers.variance_scaling(gain**2, "fan_avg", "normal"),
-    "lecun": lambda gain: nnx.initializers.variance_scaling(gain**2, "fan_in", "normal"),
-}
+"""Widths by name, for MNIST: a small one; those of Pinchetti et al. (2024), Hinton (2022) twice, and Nøkland & Eidnes (2019)."""
 
 
-class Dense(nnx.Module):
-    """pre: flatten, then x W + b. post: layer normalisation (on request), then the activation."""
-
-    def __init__(self, n_in: int, n_out: int, *, activation: str, norm: bool, init: Any, rngs: nnx.Rngs):
-        self.activation = activation
-        self.linear = nnx.Linear(n_in, n_out, kernel_init=init, rngs=rngs)
-        self.norm = nnx.LayerNorm(n_out, rngs=rngs) if norm else None
-
-    def pre(self, x: jax.Array) -> jax.Array:
-        """x: [batch, ...] -> [batch, n_out]."""
-        return self.linear(x.reshape(x.shape[0], -1))
-
-    def post(self, u: jax.Array) -> jax.Array:
-        """u: [batch, n_out] -> [batch, n_out]."""
-        return ACTIVATIONS[self.activation](self.norm(u) if self.norm is not None else u)
+def parse_widths(value: Any) -> Any:
+    """A name in place of the list."""
+    if not isinstance(value, str):
+        return value
+    if value not in PRESETS:
+        raise ValueError(f"is neither a list of widths nor the name of one ({', '.join(PRESETS)})")
+    return PRESETS[value]
 
 
 @dataclass(frozen=True)
 class MLP:
-    """Multi-layer perceptron. The top block is linear: its output are the class scores."""
+    """Multi-layer perceptron. The top block is linear: its output are the class scores. In YAML, `widths` may be a name in `PRESETS`."""
 
     name: ClassVar[str] = "mlp"
 
-    widths: tuple[Count, ...]
+    widths: Annotated[tuple[Count, ...], Parsed(parse_widths)]
     activation: Activation = "relu"
-    norm: bool = False
-    init: Literal["he", "glorot", "lecun"] = "he"
+    norm: Norm = "none"
+    init: Init = "he"
     gain: Positive = 1.0
 
     def problems(self, example_shape: tuple[int, ...], classes: int) -> list[tuple[str, str]]:
         """(field, what is wrong) where this model does not fit the data."""
         if len(self.widths) < 2:
             return [("widths", "needs an input and an output, such as [784, 512, 10]")]
-        size = 1
-        for n in example_shape:
-            size *= n
+        size = math.prod(example_shape)
         found = []
         if self.widths[0] != size:
             found.append(("widths", f"begins with {self.widths[0]}, but an example has {size} values"))
@@ -82,14 +54,8 @@ class MLP:
             found.append(("widths", f"ends with {self.widths[-1]}, but the data has {classes} classes"))
         return found
 
-    def blocks(self, example_shape: tuple[int, ...]) -> list[Block]:
+    def blocks(self, example_shape: tuple[int, ...], classes: int | None = None) -> list[Block]:
         """One block for each layer. The lowest takes examples of `example_shape`, flattened."""
-        count = len(self.widths) - 1
-        shapes = [example_shape, *((n,) for n in self.widths[1:-1])]
-        return [Block(self._builder(i, i == count - 1), shapes[i], i, count, classes=self.widths[-1]) for i in range(count)]
-
-    def _builder(self, i: int, top: bool) -> Callable[[nnx.Rngs], nnx.Module]:
-        n_in, n_out = self.widths[i], self.widths[i + 1]
-        activation, norm = ("identity", False) if top else (self.activation, self.norm)
-        init = INITS[self.init](self.gain)
-        return lambda rngs: Dense(n_in, n_out, activation=activation, norm=norm, init=init, rngs=rngs)
+        *hidden, top = self.widths[1:]
+        parts = dense(tuple(example_shape), hidden, top, INITS[self.init](self.gain), activation=self.activation, norm=self.norm)
+        return numbered(parts, top)

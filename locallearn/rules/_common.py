@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from locallearn.block import Block, State
+from locallearn.block import Block, State, WithHead
 
 
 class Top(NamedTuple):
@@ -29,13 +29,6 @@ def cross_entropy(h: jax.Array, y: jax.Array) -> jax.Array:
 def output_error(block: Block, h: jax.Array, y: jax.Array) -> Top:
     """The loss, and e_out = (softmax(h) - onehot(y)) / batch."""
     return Top(*jax.value_and_grad(cross_entropy)(h, y))
-
-
-class WithHead(NamedTuple):
-    """The parameters of a block and those of its local head, which one optimizer trains together."""
-
-    block: Any
-    head: Any
 
 
 class Local(NamedTuple):

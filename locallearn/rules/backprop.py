@@ -56,4 +56,4 @@ class Backprop(Rule):
         x, h = chain.sweep_up("activation", forward, state, first=batch.x)
         top = chain.at_top(output_error, h, batch.y)
         pulled = chain.sweep_down("error", backward, state, x, last=top.error)
-        return pulled.grads, state.memory, Info(top.loss)
+        return pulled.grads, state.memory, Info(top.loss, x)

@@ -121,7 +121,7 @@ class LocalClassifier(Rule):
         x, _ = chain.sweep_up("activation", forward_body, state, first=batch.x)
         y = chain.broadcast("label", chain.at_top(label, batch.y))
         local = chain.map(learn, state, x, y, beta=self.similarity)
-        return local.grads, state.memory, Info(local.loss[-1])
+        return local.grads, state.memory, Info(local.loss[-1], x)
 
     def predict(self, chain: Chain, state: Row, x: Any) -> Any:
         """Class scores of the top block."""

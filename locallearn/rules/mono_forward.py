@@ -68,7 +68,7 @@ class MonoForward(Rule):
         x, _ = chain.sweep_up("activation", forward_body, state, first=batch.x)
         y = chain.broadcast("label", chain.at_top(label, batch.y))
         local = chain.map(learn, state, x, y)
-        return local.grads, state.memory, Info(local.loss[-1])
+        return local.grads, state.memory, Info(local.loss[-1], x)
 
     def predict(self, chain: Chain, state: Row, x: Any) -> Any:
         """Goodness of each class in the top block."""

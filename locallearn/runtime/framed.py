@@ -75,7 +75,7 @@ class FramedSession(Session):
         total = 0
         for x, y, index in padded(part, self.setup.evaluation_batch):
             fabric = self._aside(wiring, specs, Context(index, training=False), EVALUATE)
-            chain = Chain(stage.blocks, fabric)
+            chain = Chain(stage.evaluating, fabric)
             scores = stage.rule.predict(chain, self._state, self._seen(x) if self._bottom else ABSENT)
             count = chain.at_top(count_correct, scores, y if self._top else ABSENT)
             total += int(self._force(count)) if self._top else 0

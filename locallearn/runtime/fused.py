@@ -147,5 +147,5 @@ def _steps(stage: Stage, carry: Any, x: Any, y: Any, index: Any, keys: Any, n: A
 
 def _scored(stage: Stage, state: Row, memory: Any, x: Any, y: Any, index: Any, *, intake: Intake = PLAIN) -> Any:
     """How many of one evaluation batch are right."""
-    chain = Chain(stage.blocks, Fused(stage.wiring, memory, Context(index, training=False)))
+    chain = Chain(stage.evaluating, Fused(stage.wiring, memory, Context(index, training=False)))
     return chain.at_top(count_correct, stage.rule.predict(chain, state, seen(intake, x)), y)

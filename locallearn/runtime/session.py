@@ -13,7 +13,8 @@ import numpy as np
 
 from locallearn.block import Block
 from locallearn.chain import Chain, Row
-from locallearn.rule import Batch, Info, descend, mean, split_batch
+from locallearn.errors import RuleError
+from locallearn.rule import WHOLE_BATCH, Batch, Info, descend, mean, split_batch, whole_step
 from locallearn.runtime.setup import Setup, Stage
 from locallearn.traffic import Traffic
 
@@ -21,13 +22,15 @@ from locallearn.traffic import Traffic
 class Session(abc.ABC):
     """A run in progress. Sessions are abstract or final.
 
-    traffic: what was sent so far. compile_seconds: time spent on compiling before the first step of each stage.
+    traffic: what was sent so far. compile_seconds: time spent on compiling before the first step of each stage. whole: whether it holds
+    all shards.
     """
 
     setup: Setup
     stage: Stage
     traffic: Traffic
     compile_seconds: float = 0.0
+    whole: bool = True
 
     @abc.abstractmethod
     def enter(self, stage: Stage) -> None:
@@ -62,7 +65,9 @@ def training_step(
     together: runs the microbatches' jobs and returns what they give, in order.
     """
     if len(chains) == 1:
-        return stage.rule.step(chains[0], state, batch)
+        return whole_step(stage.rule, chains[0], state, batch)
+    if any(block.observes for block in stage.blocks):
+        raise RuleError(WHOLE_BATCH)
     parts = split_batch(batch, len(chains))
     grads, memory, info = zip(
         *together([functools.partial(stage.rule.gradients, c, state, p) for c, p in zip(chains, parts, strict=True)]),

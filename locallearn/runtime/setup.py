@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from locallearn.block import Block
 from locallearn.chain import ABSENT, Chain, Row
 from locallearn.codec import Spec, exact, spec_of
 from locallearn.data.intake import PLAIN, Intake
-from locallearn.rule import Batch, Message, Rule, block_keys, init_state
+from locallearn.rule import Batch, Message, Rule, block_keys, init_state, whole_step
 from locallearn.runtime.intake import seen
 from locallearn.runtime.local import Plan, Planned
 from locallearn.runtime.wiring import Wiring, initial_memory
@@ -35,6 +35,11 @@ class Stage:
     wiring: Wiring
     start: int
     stop: int
+
+    @cached_property
+    def evaluating(self) -> tuple[Block, ...]:
+        """The blocks as evaluations use them."""
+        return tuple(block.evaluating for block in self.blocks)
 
     @property
     def control(self) -> Wiring:
@@ -114,8 +119,7 @@ class Setup:
         """What a training step sends: of all its microbatches together, but for the critical path, which is one's."""
 
         def make() -> Footprint:
-            step = lambda chain, state, batch: stage.rule.step(chain, state, batch)  # noqa: E731
-            part = self._plan(stage, stage.wiring, step, self.batch // self.microbatches)
+            part = self._plan(stage, stage.wiring, stage.blocks, partial(whole_step, stage.rule), self.batch // self.microbatches)
             return part._replace(traffic=part.traffic * self.microbatches)
 
         return self._once(("step", stage), make)
@@ -123,7 +127,8 @@ class Setup:
     def plan_evaluation(self, stage: Stage) -> Footprint:
         """What the evaluation of one batch sends."""
         predict = lambda chain, state, batch: stage.rule.predict(chain, state, batch.x)  # noqa: E731
-        return self._once(("evaluation", stage), lambda: self._plan(stage, stage.wiring, predict, self.evaluation_batch, training=False))
+        blocks, size = stage.evaluating, self.evaluation_batch
+        return self._once(("evaluation", stage), lambda: self._plan(stage, stage.wiring, blocks, predict, size, training=False))
 
     def plan_decision(self, stage: Stage) -> Footprint:
         """What the decision after an evaluation sends."""
@@ -141,11 +146,13 @@ class Setup:
             self._footprints[key] = make()
         return self._footprints[key]
 
-    def _plan(self, stage: Stage, wiring: Wiring, choreography: Any, size: int, training: bool = True) -> Footprint:
+    def _plan(
+        self, stage: Stage, wiring: Wiring, blocks: Sequence[Block], choreography: Any, size: int, training: bool = True
+    ) -> Footprint:
         plan = Plan(wiring, training)
         state = jax.eval_shape(lambda: init_state(stage.rule, stage.blocks, 0))
         owned = Row(Planned(value, i) for i, value in enumerate(state))
-        result = choreography(Chain(stage.blocks, plan), owned, self._batch(stage, size))
+        result = choreography(Chain(blocks, plan), owned, self._batch(stage, size))
         top = len(stage.blocks) - 1
         if training:
             state, info = result
@@ -162,6 +169,15 @@ class Setup:
         y, index, key = Spec((size,), jnp.int32), Spec((size,), jnp.int32), Spec((2,), jnp.uint32)
         owners = 0, len(stage.blocks) - 1, None, None
         return Batch(*(Planned(spec, owner, early=True) for spec, owner in zip((x, y, index, key), owners, strict=True)))
+
+
+def rehearse(rule: Rule, blocks: Sequence[Block]) -> None:
+    """One training step of two examples on shapes alone, in one shard. RuleError where the rule cannot train such blocks."""
+    plan = Plan(Wiring((0,) * len(blocks), rule.messages, {name: exact() for name in rule.messages}))
+    state = jax.eval_shape(lambda: init_state(rule, blocks, 0))
+    x, y = Spec((2, *blocks[0].in_shape), blocks[0].in_dtype), Spec((2,), jnp.int32)
+    batch = Batch(Planned(x, 0), Planned(y, len(blocks) - 1), Planned(y, None), Planned(Spec((2,), jnp.uint32), None))
+    whole_step(rule, Chain(blocks, plan), Row(Planned(value, i) for i, value in enumerate(state)), batch)
 
 
 def inherit(new: Any, old: Any) -> Any:

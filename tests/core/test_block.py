@@ -25,7 +25,7 @@ class Doubled(nnx.Module):
         return x + self.linear(x)
 
 
-@pytest.fixture(scope="module", params=[{}, {"norm": True}, {"activation": "tanh"}], ids=["plain", "norm", "tanh"])
+@pytest.fixture(scope="module", params=[{}, {"norm": "layer"}, {"activation": "tanh"}], ids=["plain", "norm", "tanh"])
 def blocks(request):
     return MLP(widths=(12, 8, 5), **request.param).blocks((4, 3))
 

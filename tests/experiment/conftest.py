@@ -51,7 +51,7 @@ class Mlp:
         found = [] if self.widths[0] == example_shape[0] else [("widths", f"begins with {self.widths[0]}, not {example_shape[0]}")]
         return found if self.widths[-1] == classes else [*found, ("widths", f"ends with {self.widths[-1]}, not {classes}")]
 
-    def blocks(self, example_shape: tuple[int, ...]) -> list[int]:
+    def blocks(self, example_shape: tuple[int, ...], classes: int) -> list[int]:
         return list(self.widths[1:])
 
 

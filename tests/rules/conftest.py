@@ -2,6 +2,7 @@
 
 import functools
 import math
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +22,11 @@ from locallearn.runtime.wiring import Wiring, choose_codecs
 class Small:
     """A rule on a dense network, with four examples. No parameter is zero, nor any memory: none of them is tested in vain."""
 
-    def __init__(self, rule, widths=(6, 8, 7, 5, 3), activation="tanh", *, norm=False, count=4, seed=0, blocks=None):
+    def __init__(self, rule, widths=(6, 8, 7, 5, 3), activation="tanh", *, norm="none", count=4, seed=0, blocks=None):
         rng = np.random.default_rng(seed)
         self.rule, self.classes = rule, widths[-1]
-        self.blocks = blocks or MLP(widths=widths, activation=activation, norm=norm).blocks((widths[0],))
+        blocks = blocks or MLP(widths=widths, activation=activation, norm=norm).blocks((widths[0],))
+        self.blocks = [replace(block, batch=count) for block in blocks]
         x, y = rng.normal(size=(count, *self.blocks[0].in_shape)), np.arange(count) % self.classes
         self.batch = Batch(jnp.asarray(x), jnp.asarray(y, jnp.int32), jnp.arange(count, dtype=jnp.int32), jax.random.PRNGKey(seed))
         wiring = Wiring((0,) * len(self.blocks), rule.messages, choose_codecs(rule.messages, {}, exact()))
@@ -41,7 +43,7 @@ class Small:
 
     def shaken_at(self, i):
         """The state with other parameters in block i."""
-        other = self.state[i]._replace(params=jax.tree.map(lambda p: p + 0.1, self.state[i].params))
+        other = self.state[i]._replace(params=jax.tree.map(lambda p: 1.5 * p, self.state[i].params))
         return Row(other if j == i else state for j, state in enumerate(self.state))
 
 
