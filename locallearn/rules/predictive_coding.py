@@ -30,82 +30,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-import jax
-import jax.numpy as jnp
 from annotated_types import Ge, Lt
 
-from locallearn.block import Block, State
+from locallearn.block import Block
 from locallearn.chain import Chain, Row
 from locallearn.fields import Count, Positive
 from locallearn.rule import Batch, Info, Message, Rule, forward
-from locallearn.rules._common import cross_entropy
+from locallearn.rules._predictive import begin, clamp, compare, diagnosis, learn, output_loss, relax
 
 
-class Unit(NamedTuple):
-    """An activity z_l and its velocity v_l, None without momentum. The top block has the labels in place of an activity."""
+class Relaxed(NamedTuple):
+    """Activities after the relaxation. unit: row of `Unit`; x: what each block sees; h: predictions and loss of the forward pass."""
 
-    z: jax.Array
-    v: Any
-
-
-class Errors(NamedTuple):
-    """ε_l, and what it asks of the activity below: (∂f_l/∂z_{l-1})ᵀ ε_l."""
-
-    eps: jax.Array
-    down: Any
-
-
-def squared_error(h: jax.Array, y: jax.Array) -> jax.Array:
-    """½ ‖h - onehot(y)‖², mean over the batch. h: [batch, classes], y: [batch] int."""
-    return 0.5 * jnp.sum((h - jax.nn.one_hot(y, h.shape[1], dtype=h.dtype)) ** 2) / h.shape[0]
-
-
-LOSSES = {"squared": squared_error, "cross_entropy": cross_entropy}
-
-
-def output_loss(block: Block, h: jax.Array, y: jax.Array, *, loss: str) -> jax.Array:
-    """The loss of the forward pass, mean over the batch."""
-    return LOSSES[loss](h, y)
-
-
-def begin(block: Block, h: jax.Array, *, momentum: float) -> Unit:
-    """z_l = μ_l, at rest."""
-    return Unit(h, jnp.zeros_like(h) if momentum else None)
-
-
-def clamp(block: Block, y: jax.Array) -> Unit:
-    """What stands for the top's activity."""
-    return Unit(y, None)
-
-
-def error(block: Block, unit: Unit, mu: jax.Array, *, loss: str, precision: float) -> jax.Array:
-    """ε_l, for each example: [batch, *out_shape]."""
-    return -precision * mu.shape[0] * jax.grad(LOSSES[loss])(mu, unit.z) if block.top else unit.z - mu
-
-
-def compare(block: Block, state: State, unit: Unit, x: jax.Array, h: jax.Array, **options: Any) -> Errors:
-    """ε_l and its pull. x: the activity below; h: the prediction of the forward pass, which the bottom need not repeat."""
-    if block.bottom:
-        return Errors(error(block, unit, h, **options), None)
-    mu, pull = jax.vjp(lambda below: block.apply(state.params, below), x)
-    eps = error(block, unit, mu, **options)
-    return Errors(eps, *pull(eps))
-
-
-def relax(block: Block, unit: Unit, eps: jax.Array, above: Any, *, rate: float, momentum: float) -> Unit:
-    """One step of z_l down the energy. above: (∂f_{l+1}/∂z_l)ᵀ ε_{l+1}."""
-    if block.top:
-        return unit
-    slope = eps - above
-    v = momentum * unit.v + slope if momentum else slope
-    return Unit(unit.z - rate * v, v if momentum else None)
-
-
-def learn(block: Block, state: State, unit: Unit, x: jax.Array, *, precision: float, **options: Any) -> Any:
-    """∇θ_l, mean over the batch."""
-    mu, pull = jax.vjp(lambda params: block.apply(params, x), state.params)
-    eps = error(block, unit, mu, precision=precision, **options)
-    return pull(eps / (-precision * mu.shape[0]))[0]
+    unit: Row
+    x: Row
+    h: Row
+    loss: Any
+    inputs: Row
 
 
 @dataclass(frozen=True)
@@ -135,17 +76,31 @@ class PredictiveCoding(Rule):
 
     def gradients(self, chain: Chain, state: Row, batch: Batch) -> tuple[Row, Row, Info]:
         """Forward pass, relaxation, then one gradient of the energy by the weights."""
-        options = {"loss": self.loss, "precision": self.precision}
-        x, h = chain.sweep_up("activation", forward, state, first=batch.x)
+        at = self.relaxed(chain, state, batch)
+        return chain.map(learn, state, at.unit, at.x, **self.options), state.memory, Info(at.loss, at.inputs)
+
+    def diagnose(self, chain: Chain, state: Row, batch: Batch) -> dict[str, Row]:
+        """Energy and residual, max |∂F/∂z_l|, of each block after the last round."""
+        at = self.relaxed(chain, state, batch)
+        return diagnosis(chain, state, at.unit, at.x, at.h, **self.options)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What defines the energy."""
+        return {"loss": self.loss, "precision": self.precision}
+
+    def relaxed(self, chain: Chain, state: Row, batch: Batch) -> Relaxed:
+        """Forward pass and relaxation."""
+        inputs, h = chain.sweep_up("activation", forward, state, first=batch.x)
         loss = chain.at_top(output_loss, h, batch.y, loss=self.loss)
         unit = chain.with_top(chain.map(begin, h, momentum=self.momentum), chain.at_top(clamp, batch.y))
 
         def turn(number: Any, carry: tuple[Row, Row]) -> tuple[Row, Row]:
             unit, x = carry
-            errors = chain.map(compare, state, unit, x, h, **options)
+            errors = chain.map(compare, state, unit, x, h, **self.options)
             above = chain.down("error", errors.down, last=None)
             unit = chain.map(relax, unit, errors.eps, above, rate=self.rate, momentum=self.momentum)
             return unit, x if self.fixed_prediction else chain.up("activation", unit.z, first=batch.x)
 
-        unit, x = chain.repeat(self.steps, turn, (unit, x))
-        return chain.map(learn, state, unit, x, **options), state.memory, Info(loss)
+        unit, x = chain.repeat(self.steps, turn, (unit, inputs))
+        return Relaxed(unit, x, h, loss, inputs)
