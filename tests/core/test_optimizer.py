@@ -152,6 +152,9 @@ def test_length_of_a_run():
     assert Train(epochs=3, batch=100).lengths(950) == (27,)
     assert Train(steps=7).lengths(950) == (7,)
     assert Train(batch=100, phases=(Phase(epochs=1), Phase(steps=5))).lengths(950) == (9, 5)
+    assert Train(epochs=2, batch=100, greedy=True).lengths(950, 3) == (18, 18, 18)
+    assert [part.learn for part in Train(steps=4, greedy=True).parts(3)] == [(0,), (1,), (2,)]
+    assert [part.learn for part in Train(steps=4).parts(3)] == ["all"]
     assert Phase(learn=(), steps=1).problems()
     assert Phase(learn=(1, 1), steps=1).problems()
     assert Phase(learn=(-1,), steps=1).problems()

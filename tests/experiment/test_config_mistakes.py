@@ -92,6 +92,7 @@ def test_a_missing_key_without_a_misspelt_one_is_reported_at_its_section(load_te
         ("batch: 50", "optimizer: {block_rates: [1, 2]}", "run.yaml:4: `train.optimizer.block_rates: [1, 2]`: has 2 entries for 3 blocks"),
         ("epochs: 2", "phases: [{learn: [3], steps: 5}]", "run.yaml:4: `train.phases[0].learn: [3]`: the model has blocks 0 to 2"),
         ("epochs: 2", "epochs: 2, phases: [{steps: 5}]", "run.yaml:4: `train.epochs: 2`: leave it out: each of the phases"),
+        ("epochs: 2", "greedy: true, phases: [{steps: 5}]", "run.yaml:4: `train.greedy: true`: leave it out: the phases say which blocks"),
         ("epochs: 2", "phases: [{steps: 5, rule: {name: bp}}]", "run.yaml:4: `train.phases[0].rule.name: bp` is no rule"),
     ],
 )  # fmt: skip

@@ -177,6 +177,12 @@ def test_phases_learn_what_they_name(settings):
     assert dataclasses.is_dataclass(setup.stages[1].rule)
 
 
+def test_greedy_training_is_one_phase_for_each_block(settings):
+    setup = prepare(configuration({**settings, "train": {"batch": 8, "steps": 2, "greedy": True}}))
+    assert [(stage.start, stage.stop) for stage in setup.stages] == [(0, 2), (2, 4), (4, 6)]
+    assert [[block.learns for block in stage.blocks] for stage in setup.stages] == np.eye(3, dtype=bool).tolist()
+
+
 def test_what_fails_is_noted_and_tried_again(settings, tmp_path):
     class Broken(Exception):
         pass
