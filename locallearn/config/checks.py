@@ -29,6 +29,8 @@ def cross_checks(found: Mapping[str, Any], catalog: Catalog) -> list[Mistake]:
         if own:
             return mistakes
     mistakes += _microbatches(rules, found.get("train"))
+    if held is not None and "probe" in found.get("diagnostics", ()) and not held.validation:
+        mistakes.append(Mistake(("diagnostics",), "value", "a probe is scored on validation examples: give `data.validation`"))
     if "model" in found and hasattr(data, "example_shape"):
         mistakes += _shapes(found, rules, data)
     return mistakes

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 
@@ -82,6 +82,7 @@ class _File:
     train: Train
     codecs: Any = field(default_factory=dict)
     stop: Stop = NO_STOP
+    diagnostics: tuple[Literal["angle", "norms", "probe", "rule"], ...] = ()
     seed: Seed = 0
 
 
@@ -93,7 +94,7 @@ class Config:
     """Everything that decides the result of a run.
 
     validation: share (float) or count (int) of the training examples held back. augment: what training images go through. codecs: by
-    message name, kind or `default`; a name beats its kind, a kind beats the default.
+    message name, kind or `default`; a name beats its kind, a kind beats the default. diagnostics: what evaluations find out besides.
     """
 
     rule: Any
@@ -106,6 +107,7 @@ class Config:
     stop: Stop = NO_STOP
     seed: int = 0
     augment: Augment | None = None
+    diagnostics: tuple[str, ...] = ()
     catalog: Catalog = field(default_factory=default_catalog, repr=False, compare=False)
 
     def canonical(self) -> dict[str, Any]:
@@ -121,7 +123,7 @@ class Config:
             "train": write(self.train),
             "codecs": {key: spelled(spec) for key, spec in self.codecs.items()},
             "stop": write(self.stop),
-        }
+        } | ({"diagnostics": list(self.diagnostics)} if self.diagnostics else {})
 
     def digest(self) -> str:
         """SHA-256 (hex) of the canonical form without the seed: equal for runs that differ in the seed alone."""

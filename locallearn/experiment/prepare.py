@@ -44,6 +44,7 @@ def prepare(config: Config, load: Callable[[Any], Dataset] = load_data) -> Setup
         stop_accuracy=config.stop.accuracy,
         stop_bytes=config.stop.bytes,
         intake=dataclasses.replace(dataset.intake, augment=config.augment),
+        diagnostics=config.diagnostics,
     )
 
 

@@ -13,7 +13,10 @@ TIMES = ("seconds", "compile_seconds")
 
 
 def record_of(setup: Setup, event: Evaluated) -> dict[str, Any]:
-    """One evaluation. Bytes are framed and count from the beginning of the run; there is one `bytes_<kind>` for each kind."""
+    """One evaluation. Bytes are framed and count from the beginning of the run; there is one `bytes_<kind>` for each kind.
+
+    Diagnostics, where the run has some, are by name, a list with a number for each block.
+    """
     traffic = event.traffic
     return finite(
         {
@@ -32,7 +35,7 @@ def record_of(setup: Setup, event: Evaluated) -> dict[str, Any]:
             "bytes_worst_link": traffic.worst_link,
             **{f"bytes_{kind}": amount for kind, amount in traffic.by_kind().items()},
         }
-    )
+    ) | ({"diagnostics": {name: list(row) for name, row in event.diagnosis.items()}} if event.diagnosis else {})
 
 
 def stage_at(setup: Setup, step: int) -> Stage:

@@ -105,7 +105,7 @@ class Result:
         )
 
     def scores(self, x: Any) -> np.ndarray:
-        """Class scores [N, classes] of examples x: [N, *example_shape], with every codec `exact`; images may be bytes, as they are stored."""
+        """Class scores [N, classes] of x: [N, *example_shape], with every codec `exact`; images may be bytes, as they are stored."""
         intake = getattr(self.config.data, "intake", PLAIN)
         x = seen(intake, np.asarray(x)) if intake.scale else x
         x = np.asarray(x, self._stage.blocks[0].in_dtype)

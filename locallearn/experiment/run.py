@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from locallearn.config.run import Config, write_yaml
-from locallearn.errors import LocallearnError
+from locallearn.errors import ConfigError, LocallearnError, Problem
 from locallearn.experiment import checkpoint
 from locallearn.experiment.events import Ended, Listener, Started
 from locallearn.experiment.lines import Lines
@@ -92,6 +92,9 @@ def execute(config: Config, how: How = How(), directory: Path | None = None, fre
 
     fresh: move what the directory holds to `...~1` and begin anew.
     """
+    if how.on == "ray" and config.diagnostics:
+        what = "need the whole network in one process: leave them out, or take --on local or --on eager"
+        raise ConfigError([Problem("diagnostics", what)])
     if directory is None:
         return _train(config, how, prepare(config, how.load), None)
     if fresh:

@@ -14,6 +14,7 @@ from locallearn.chain import ABSENT, Chain
 from locallearn.codec import Context, Spec
 from locallearn.data.dataset import batches
 from locallearn.rule import Batch, step_keys
+from locallearn.runtime.diagnostics import Diagnosis, Diagnostics
 from locallearn.runtime.endpoint import Endpoint
 from locallearn.runtime.frame import CONTROL, EVALUATE, TRAIN
 from locallearn.runtime.intake import evaluation_program, training_program
@@ -187,7 +188,12 @@ class EagerSession(FramedSession):
 
     def __init__(self, setup: Setup):
         super().__init__(setup, range(setup.stages[0].wiring.shards))
+        self._diagnostics = functools.lru_cache(maxsize=1)(functools.partial(Diagnostics, setup))
 
     def fabric(self, wiring: Wiring, slot: int, specs: Mapping[Channel, Spec], context: Context, stream: tuple[int, int]) -> Framed:
         """Every shard is here."""
         return Eager(wiring, self._ends[slot], specs, context, (*stream, slot))
+
+    def diagnose(self, step: int) -> Diagnosis:
+        """As FusedSession's: nothing of it is sent."""
+        return self._diagnostics(self.stage)(self.setup, self._state, step)

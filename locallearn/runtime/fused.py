@@ -17,6 +17,7 @@ from locallearn.codec import Context, Spec
 from locallearn.data.dataset import batches
 from locallearn.data.intake import PLAIN, Intake
 from locallearn.rule import Batch, step_keys
+from locallearn.runtime.diagnostics import Diagnosis, Diagnostics
 from locallearn.runtime.intake import seen, seen_in_training
 from locallearn.runtime.local import Fused
 from locallearn.runtime.parts import fill, merge_rows, shard_part
@@ -33,6 +34,7 @@ class Programs(NamedTuple):
 
     loop: Callable[..., Any]
     score: Mapping[bool, Callable[..., Any]]
+    diagnose: Callable[..., Diagnosis]
 
 
 class FusedSession(Session):
@@ -71,7 +73,7 @@ class FusedSession(Session):
         loop = jax.jit(functools.partial(_steps, stage, intake=setup.intake), donate_argnums=0).lower(*args).compile()
         deployed = self._scorer(stage, self._memory[0])
         lossless = self._scorer(replace(stage, wiring=stage.lossless), {}) if stage.lossy else deployed
-        return Programs(loop, {False: deployed, True: lossless})
+        return Programs(loop, {False: deployed, True: lossless}, Diagnostics(setup, stage))
 
     def _scorer(self, stage: Stage, memory: Any) -> Callable[..., Any]:
         size = self.setup.evaluation_batch
@@ -93,6 +95,10 @@ class FusedSession(Session):
             total += self._score[lossless](self._state, self._memory[0], x, y, index)
             self.traffic += self._evaluation[lossless]
         return int(total)
+
+    def diagnose(self, step: int) -> Diagnosis:
+        """From programs that compile when they are first needed."""
+        return self.programs[self.setup.stages.index(self.stage)].diagnose(self.setup, self._state, step)
 
     def decide(self, choice: int) -> int:
         """Nobody else to tell, but what telling them costs is counted."""

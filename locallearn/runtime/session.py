@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -43,6 +43,10 @@ class Session(abc.ABC):
     @abc.abstractmethod
     def correct(self, part: Any, lossless: bool) -> int | None:
         """How many examples of a part of the data are classified right, where the top block is."""
+
+    def diagnose(self, step: int) -> Mapping[str, Sequence[float | None]]:
+        """The run's diagnostics after `step` steps: by name, a number for each block. Only sessions that hold all blocks have any."""
+        return {}
 
     @abc.abstractmethod
     def decide(self, choice: int) -> int:

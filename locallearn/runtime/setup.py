@@ -79,7 +79,7 @@ class Setup:
     """A run before it starts.
 
     stop_accuracy, stop_bytes: end early at this validation accuracy, or before these bytes are passed. intake: how the examples of the
-    split become what the bottom block sees.
+    split become what the bottom block sees. diagnostics: what is found out at evaluations besides (`locallearn.runtime.diagnostics`).
     """
 
     stages: tuple[Stage, ...]
@@ -91,6 +91,7 @@ class Setup:
     stop_accuracy: float | None = None
     stop_bytes: int | None = None
     intake: Intake = PLAIN
+    diagnostics: tuple[str, ...] = ()
     _footprints: dict[Any, Footprint] = field(default_factory=dict, init=False, repr=False)
 
     @property

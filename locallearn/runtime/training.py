@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,7 +37,8 @@ class Progress(NamedTuple):
 class Evaluated(NamedTuple):
     """The state of a run after `step` steps. Losses and accuracies are None where the top block is elsewhere.
 
-    seconds: of training and evaluation since the run began, without compiling. traffic: all that was sent so far.
+    seconds: of training and evaluation since the run began, without compiling. traffic: all that was sent so far. diagnosis: by name, a
+    number for each block, where the run has diagnostics.
     """
 
     step: int
@@ -46,6 +48,7 @@ class Evaluated(NamedTuple):
     accuracy: float | None
     accuracy_lossless: float | None
     traffic: Traffic
+    diagnosis: Mapping[str, Sequence[float | None]] = MappingProxyType({})
 
 
 class Snapshot(NamedTuple):
@@ -119,7 +122,8 @@ class _Course:
         accuracy, lossless = self._accuracies(self.setup.split.validation)
         decision = self.session.decide(self._choose(stage, step, loss, accuracy))
         self.seconds += time.perf_counter() - started
-        yield Evaluated(step, self.seconds, self.session.compile_seconds, loss, accuracy, lossless, self.session.traffic)
+        diagnosis = self.session.diagnose(step) if self.setup.diagnostics else {}
+        yield Evaluated(step, self.seconds, self.session.compile_seconds, loss, accuracy, lossless, self.session.traffic, diagnosis)
         if decision == KEEP:
             yield self._snapshot(step)
         if decision == STOP and self.reason == "steps":
