@@ -172,6 +172,32 @@ def test_goodness_prediction_shows_each_label_in_turn(small):
     np.testing.assert_allclose(scores, expected - expected.mean(1, keepdims=True), atol=1e-9)
 
 
+def test_skipped_blocks_have_no_say(small):
+    net = small(ForwardForward(skip=1))
+    expected = jnp.stack([sum(jnp.sum(h**2, 1) for _, h in hidden(net, shown(net.batch.x, np.eye(3)[c]))[1:]) for c in range(3)], 1)
+    scores = net.rule.predict(net.chain, net.state, net.batch.x)
+    np.testing.assert_allclose(scores, expected - expected.mean(1, keepdims=True), atol=1e-9)
+    assert not ForwardForward(skip=2).problems(net.blocks)
+    assert "skips 3 blocks" in ForwardForward(skip=3).problems(net.blocks)[0]
+
+
+@pytest.mark.parametrize("inference", ["goodness", "readout"])
+def test_it_tells_how_far_goodness_tells_right_from_wrong(small, inference):
+    net = small(ForwardForward(inference=inference))
+    told = net.rule.diagnose(net.chain, net.state, net.batch)["margin"]
+    for i, ((_, p), (_, n)) in enumerate(zip(*(hidden(net, a) for a in both(net)), strict=True)):
+        assert float(told[i]) == pytest.approx(float((p**2).mean() - (n**2).mean()), abs=1e-9)
+    assert told[3] == 0
+
+
+def test_it_tells_what_its_blocks_saw(small):
+    net = small(ForwardForward())
+    _, _, info = net.rule.gradients(net.chain, net.state, net.batch)
+    for i, pairs in enumerate(zip(*(hidden(net, a) for a in both(net)), strict=True)):
+        np.testing.assert_allclose(info.inputs[i], jnp.concatenate([a for a, _ in pairs]), atol=1e-9)
+    assert info.inputs[3] is None
+
+
 def test_gradients_add_up_over_the_batch_unless_a_mean_over_it_is_kept():
     assert ForwardForward(peer=0.0).additive_over_batch
     assert not ForwardForward().additive_over_batch
