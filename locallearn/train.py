@@ -170,8 +170,9 @@ class Train:
 
     def parts(self, blocks: int) -> tuple[Phase, ...]:
         """The phases of a run on so many blocks: those that are given, one for each block, or one in which all learn."""
-        each = [(k,) for k in range(blocks)] if self.greedy else ["all"]
-        return self.phases or tuple(Phase(learn, self.epochs, self.steps) for learn in each)
+        if self.greedy:
+            return tuple(Phase((k,), self.epochs, self.steps) for k in range(blocks))
+        return self.phases or (Phase("all", self.epochs, self.steps),)
 
     def lengths(self, examples: int, blocks: int = 1) -> tuple[int, ...]:
         """Steps of each phase, for so many training examples and blocks: an epoch has examples // batch steps."""
