@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -54,6 +55,25 @@ def cli() -> None:
     Example:
       locallearn run experiments/first.yaml
     """
+
+
+@cli.command()
+@click.argument("path", required=False, type=click.Path(path_type=Path))
+@click.option("--rule", metavar="NAME", default="backprop", show_default=True, help="The learning rule: `locallearn rules` lists them.")
+@click.option("--data", metavar="NAME", default="fashion14", show_default=True, help="The data set: `locallearn datasets` lists them.")
+def new(path: Path | None, rule: str, data: str) -> None:
+    """Write a commented file that runs.
+
+    All settings of the rule are in it. Nothing is overwritten; the file is
+    RULE.yaml unless PATH says otherwise.
+
+    \b
+    Example:
+      locallearn new --rule predictive_coding
+    """
+    from locallearn.report.newfile import write_new
+
+    click.echo(write_new(path, rule, data))
 
 
 @cli.command()
@@ -204,17 +224,29 @@ def report(folder: Path, out: Path | None) -> int:
 
 
 @cli.command()
+@click.argument("name", required=False)
 @format_option
-def rules(form: str) -> None:
-    """List the learning rules.
+def rules(name: str | None, form: str) -> None:
+    """List the learning rules, or print one's page.
+
+    By family: what each sends, assumes and costs. With a name: its equations,
+    hyperparameters and messages.
 
     \b
     Example:
-      locallearn rules --format json
+      locallearn rules direct_feedback
     """
     from locallearn.report import listing
 
-    click.echo(listing.listed(listing.rule_rows(), form, listing.rules_text))
+    if name is not None:
+        from locallearn.report.page import rule_page
+
+        click.echo(rule_page(name))
+    elif form == "table":
+        for line in listing.rule_lines(listing.rule_rows()):
+            click.echo(line)
+    else:
+        click.echo(listing.shown([*listing.rule_rows()], form))
 
 
 @cli.command()
@@ -267,6 +299,7 @@ def doctor(runs: Path) -> int:
 def main() -> None:
     """The entry point: errors that a user can act on are printed without a traceback."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # raised while JAX is imported, KeyboardInterrupt becomes an ImportError, or is lost
+    gc.set_threshold(100_000)  # importing JAX makes so many objects that looking for cycles among them takes a tenth of a second
     code = code_of(sys.argv[1:])
     if code == INTERRUPTED:
         sys.stdout.flush()
