@@ -4,6 +4,7 @@ from locallearn.models.convnet import VGG5, Convnet, SoftHebb3, VGG8b, VGG11b
 from locallearn.models.denoiser import Denoiser
 from locallearn.models.mlp import MLP
 from locallearn.models.residual import ResNet18, ResNet20
+from locallearn.models.residual_mlp import ResidualMLP
 from locallearn.models.transformer import Transformer
 
 MODELS: dict[str, type] = {
@@ -15,6 +16,7 @@ MODELS: dict[str, type] = {
     "softhebb3": SoftHebb3,
     "resnet20": ResNet20,
     "resnet18": ResNet18,
+    "residual_mlp": ResidualMLP,
     "denoiser": Denoiser,
     "transformer": Transformer,
 }

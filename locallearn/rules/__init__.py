@@ -47,6 +47,7 @@ OURS = {
     "selective_goodness": "selective_goodness:SelectiveGoodness",
     "channelwise": "channelwise:Channelwise",
     "deeper_forward": "deeper_forward:DeeperForward",
+    "softhebb": "softhebb:SoftHebb",
     "spsa": "spsa:SPSA",
     "forward_gradient": "forward_gradient:ForwardGradient",
     "activity_forward_gradient": "activity_forward_gradient:ActivityForwardGradient",

@@ -36,12 +36,12 @@ MEMORY = ["error_feedback", "int8"]
 PLAIN = [[name] for name in CODECS if name not in COMBINATORS]
 
 
-def setup_of(rule, codec=("exact",), steps=12, **train):
+def setup_of(rule, codec=("exact",), steps=12, model=None, **train):
     """A function that makes a run of three shards and four blocks, on few embedded images."""
     config = resolve(
         {
             "rule": {"name": rule},
-            "model": {"name": "mlp", "widths": [196, 12, 11, 9, 10], "shards": 3, **MODEL.get(rule, {})},
+            "model": {"name": "mlp", "widths": [196, 12, 11, 9, 10], "shards": 3, **MODEL.get(rule, {}), **(model or {})},
             "data": {"name": "fashion14", "limit": 300, "validation": 40},
             "train": {"steps": steps, "batch": 16, "evaluate_every": 6, **train},
             "codecs": {"default": list(codec)},
@@ -64,8 +64,8 @@ def crew(hired, request):
 
 
 CASES = [
-    *(("socket", rule, ["exact"], 1) for rule in RULES),
-    *(("socket", rule, MEMORY, 1) for rule in RULES),
+    *(("socket", rule, MEMORY, 1) for rule in RULES),  # their lossless evaluation is sent with `exact`
+    *(("socket", rule, ["exact"], 1) for rule in ("backprop", "predictive_coding", "direct_feedback")),
     *(("socket", rule, codec, 1) for rule in ("backprop", "predictive_coding") for codec in PLAIN if codec != ["exact"]),
     *(("ray", rule, MEMORY, 1) for rule in ("backprop", "mono_forward", "equilibrium_propagation")),
     *((transport, "backprop", MEMORY, 4) for transport in TRANSPORTS),
@@ -89,6 +89,17 @@ def test_actors_equal_eager_bit_for_bit_and_byte_for_byte(crew, rule, codec, mic
         assert all(a.tobytes() == b.tobytes() for a, b in zip(there, here, strict=True))
     assert theirs.traffic == ours.traffic
     assert (theirs.test_accuracy, theirs.test_accuracy_lossless) == (ours.test_accuracy, ours.test_accuracy_lossless)
+
+
+@pytest.mark.parametrize("rule", ["backprop", "local_classifier"])
+def test_running_statistics_are_those_of_eager_bit_for_bit(hired, rule):
+    hired.transport = "socket"
+    make = setup_of(rule, model={"norm": "batch"})
+    theirs, ours = list(hired.train(make))[-1], list(train(EagerSession(make())))[-1]
+    assert all(a.tobytes() == b.tobytes() for x, y in zip(theirs.shards, ours.shards, strict=True) for a, b in zip(x, y, strict=True))
+    assert theirs.test_accuracy == ours.test_accuracy
+    stripped = list(train(EagerSession(setup_of(rule, model={"norm": "layer"})())))[-1]
+    assert sum(map(len, ours.shards)) == sum(map(len, stripped.shards)) + 2 * 3, "mean and variance of three blocks"
 
 
 def test_every_evaluation_is_that_of_eager(crew):

@@ -21,9 +21,16 @@ from locallearn.traffic import ASIDE
 from locallearn.train import Optimizer
 
 STEPS = 300
-FLOOR = {"default": 0.8}
+FLOOR = {"default": 0.8,
+    "softhebb": 0.6,  # no label reaches its three hidden blocks of six to eight units, "forward_gradient": 0.45, "spsa": 0.45}  # one random direction for 177 parameters
 """Share of all 88 examples classified right after so many steps; chance is a third."""
-TRAINS_WITH = {}
+TRAINS_WITH = {
+    "counter_current": Optimizer(name="sgd", rate=0.3, clip=1.0),  # as published; steps of one size push relu units into silence
+    "boltzmann": Optimizer(rate=0.1),  # three layers of random bits, all of which learn at once
+    "forward_gradient": Optimizer(rate=0.03),
+    "spsa": Optimizer(rate=0.03),
+    "incremental_predictive_coding": Optimizer(rate=0.002),  # each step is eight steps of the optimizer
+}
 """The optimizer of a rule that Adam at 0.01 does not suit."""
 CODEC_SPECS = [((name, ()),) for name in CODECS if name not in COMBINATORS] + [((name, ()), ("int8", ())) for name in sorted(COMBINATORS)]
 SHARDS = 3
@@ -130,6 +137,9 @@ def test_a_block_feels_another_only_through_messages(case):
     for j, other in enumerate(others):
         assert [i for i in range(4) if other[i] != base[i]] == [j]
     base, *others = updates(exact())
+    if case.stage.rule.family == "denoising blocks":  # nothing but data and labels crosses in training
+        assert all(other[i] == base[i] for j, other in enumerate(others) for i in range(4) if i != j)
+        return
     assert any(other[i] != base[i] for j, other in enumerate(others) for i in range(4) if i != j), "with messages they do feel each other"
 
 
