@@ -21,8 +21,12 @@ from locallearn.traffic import ASIDE
 from locallearn.train import Optimizer
 
 STEPS = 300
-FLOOR = {"default": 0.8,
-    "softhebb": 0.6,  # no label reaches its three hidden blocks of six to eight units, "forward_gradient": 0.45, "spsa": 0.45}  # one random direction for 177 parameters
+FLOOR = {
+    "default": 0.8,
+    "softhebb": 0.6,  # no label reaches its three hidden blocks of six to eight units
+    "forward_gradient": 0.45,  # one random direction for 177 parameters
+    "spsa": 0.45,  # likewise
+}
 """Share of all 88 examples classified right after so many steps; chance is a third."""
 TRAINS_WITH = {
     "counter_current": Optimizer(name="sgd", rate=0.3, clip=1.0),  # as published; steps of one size push relu units into silence
