@@ -36,6 +36,7 @@ MODEL = {
     "contrastive_hebbian": {"activation": "hard_sigmoid", "init": "glorot"},
     "channelwise": {"widths": (12, 9, 6, 6, 3)},  # as many units for each of the three classes
     "deeper_forward": {"widths": (12, 9, 6, 6, 3)},
+    "softhebb": {"norm": "layer"},  # units begin long: activities would grow from block to block
     "boltzmann": {"activation": "sigmoid", "init": "glorot"},
     "noprop": {"name": "denoiser", "depth": 4},
     "diffusion_blocks": {"name": "denoiser", "depth": 4},
