@@ -238,7 +238,7 @@ def too_small(shape: tuple[int, ...], layers: Sequence[Layer]) -> str | None:
     for number, layer in enumerate(layers):
         below, shape = shape, layer.shape(shape)
         if min(space(shape)) < 1 or (layer.reflect and min(space(below)) <= layer.pad):
-            return f"makes the example too small: nothing is left of {list(below)} after convolution {number}"
+            return f"makes the example too small: block {number} leaves nothing of {list(below)}"
     return None
 
 

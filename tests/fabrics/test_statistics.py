@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import locallearn
 from locallearn.block import Block, WithHead
 from locallearn.chain import Chain
 from locallearn.codec import Context, build
+from locallearn.data.fashion14 import Fashion14
 from locallearn.errors import RuleError
 from locallearn.models import MLP, Convnet
+from locallearn.models.layers import Norm
 from locallearn.rule import Info, whole_step
 from locallearn.rules import RULES
 from locallearn.rules.backprop import Backprop
@@ -29,7 +32,7 @@ RULES_WITH = ["backprop", "local_classifier"]
 MOMENTUM = 0.9
 
 
-def setup_of(rule, split, shards=2, norm="batch", learn=(0, 1, 2), microbatches=1, optimizer=None, seed=0):
+def setup_of(rule, split, shards=2, norm: Norm = "batch", learn=(0, 1, 2), microbatches=1, optimizer=None, seed=0):
     rule = RULES[rule]() if isinstance(rule, str) else rule
     optimizer = optimizer or Optimizer(rate=0.01, weight_decay=0.1, name="adamw", clip=0.05)
     blocks = tuple(replace(b, tx=optimizer.build(8, b.index), learns=b.index in learn) for b in MLP((12, 8, 7, 3), norm=norm).blocks((12,)))
@@ -91,6 +94,20 @@ def test_evaluation_is_by_running_statistics_and_changes_nothing(rule, tiny_spli
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_result_predicts_by_running_statistics():
+    result = locallearn.run(
+        {
+            "rule": {"name": "backprop"},
+            "model": {"name": "mlp", "widths": [196, 12, 10], "norm": "batch", "shards": 2},
+            "data": {"name": "fashion14", "limit": 300, "validation": 20},
+            "train": {"steps": 20, "batch": 50},
+        }
+    )
+    test = Fashion14().load().test
+    assert np.mean(result.predict(test.x) == test.y) == pytest.approx(result.test_accuracy, abs=1e-3)
+    np.testing.assert_allclose(result.scores(test.x[:1]), result.scores(test.x[:9])[:1], rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("rule", RULES_WITH)
 def test_fabrics_agree_and_the_placement_does_not_matter(rule, tiny_split):
     runs = [(EagerSession, 1), (EagerSession, 3), (FusedSession, 2)]
@@ -128,7 +145,8 @@ def test_the_optimizer_knows_nothing_of_statistics(name, wrap):
     assert len(jax.tree.leaves(states[0].opt)) == len(jax.tree.leaves(states[1].opt))
     for _ in range(3):
         states = tuple(
-            block.descend(state, jax.tree.map(lambda leaf: leaf + 1.0, state.params)) for block, state in zip((batch, plain), states)
+            block.descend(state, jax.tree.map(lambda leaf: leaf + 1.0, state.params))
+            for block, state in zip((batch, plain), states, strict=True)
         )
     after, expected = map(params, states)
     np.testing.assert_array_equal(after["norm"]["mean"], p["norm"]["mean"])
@@ -199,7 +217,7 @@ def test_a_rule_that_tells_no_inputs_is_refused():
     blocks = MLP((12, 8, 3), norm="batch").blocks((12,))
     rehearse(Backprop(), blocks)
     rehearse(Silent(), MLP((12, 8, 3), norm="layer").blocks((12,)))
-    with pytest.raises(RuleError, match="Silent does not tell what its blocks saw.*take layer normalisation"):
+    with pytest.raises(RuleError, match=r"Silent does not tell what its blocks saw.*take layer normalisation"):
         rehearse(Silent(), blocks)
 
 
