@@ -29,8 +29,8 @@ settings.load_profile("repeatable")
 EXACT = (("exact", ()),)
 ADAM = Optimizer(rate=0.01)
 MODEL = {
-    "incremental_predictive_coding": {"activation": "leaky_relu"},  # six units of relu die
-    "error_predictive_coding": {"activation": "leaky_relu"},
+    "incremental_predictive_coding": {"activation": "leaky_relu", "init": "lecun", "gain": 0.58},  # as its rate near 1 needs
+    "error_predictive_coding": {"activation": "leaky_relu"},  # six units of relu die
     "equilibrium_propagation": {"activation": "hard_sigmoid", "init": "glorot", "gain": 0.5},
     "holomorphic_equilibrium_propagation": {"activation": "tanh", "init": "glorot", "gain": 0.5},
     "contrastive_hebbian": {"activation": "hard_sigmoid", "init": "glorot"},

@@ -1,6 +1,7 @@
 """Equilibrium propagation against the implicit gradient of its equilibrium, and against its phases by hand."""
 
 import itertools
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -82,11 +83,19 @@ def implicit(net, f, rounds=150):
     return jax.grad(cost)([state.params for state in net.state])
 
 
-@pytest.mark.parametrize("activation", ["tanh", "hard_sigmoid"])
-def test_phases_and_contrast_by_hand(small, assert_close, activation):
-    net = gentle(small(EquilibriumPropagation(free=6, nudged=5, beta=0.3), activation=activation))
+@pytest.mark.parametrize(
+    ("activation", "nudge", "plus", "minus"),
+    [
+        ("tanh", "centred", 0.3, -0.3),
+        ("hard_sigmoid", "centred", 0.3, -0.3),
+        ("tanh", "positive", 0.3, 0.0),
+        ("tanh", "negative", 0.0, -0.3),
+    ],
+)
+def test_phases_and_contrast_by_hand(small, assert_close, activation, nudge, plus, minus):
+    net = gentle(small(EquilibriumPropagation(free=6, nudged=5, beta=0.3, nudge=nudge), activation=activation))
     grads, memory, cost = net.gradients()
-    expected, expected_cost = by_hand(net, 6, 5, 0.3, -0.3, HIDDEN[activation])
+    expected, expected_cost = by_hand(net, 6, 5, plus, minus, HIDDEN[activation])
     np.testing.assert_allclose(*(np.concatenate([np.ravel(g) for g in jax.tree.leaves(t)]) for t in (grads, expected)), atol=1e-13)
     if activation == "tanh":
         assert_close(grads, expected, 1e-13)
@@ -94,16 +103,31 @@ def test_phases_and_contrast_by_hand(small, assert_close, activation):
     assert memory == [()] * 4
 
 
-def test_the_error_to_the_implicit_gradient_is_of_second_order_in_beta(small):
-    centred, one_sided = [], []
-    for beta in (0.1, 0.025):
-        net = gentle(small(EquilibriumPropagation(free=150, nudged=150, beta=beta)))
-        expected = implicit(net, jnp.tanh)
-        centred.append(distance(net.gradients()[0], expected))
-        one_sided.append(distance(by_hand(net, 150, 150, beta, 0.0, jnp.tanh)[0], expected))
-    assert centred[1] < 2e-3
-    assert centred[0] / centred[1] == pytest.approx(16, rel=0.1)
-    assert one_sided[0] / one_sided[1] == pytest.approx(4, rel=0.15)
+def test_the_error_to_the_implicit_gradient_is_of_second_order_in_beta_and_with_one_nudge_of_first_order(small):
+    errors = {nudge: [] for nudge in ("centred", "positive", "negative")}
+    for nudge, found in errors.items():
+        for beta in (0.1, 0.025):
+            net = gentle(small(EquilibriumPropagation(free=150, nudged=150, beta=beta, nudge=nudge)))
+            found.append(distance(net.gradients()[0], implicit(net, jnp.tanh)))
+    assert errors["centred"][1] < 2e-3
+    assert errors["centred"][0] / errors["centred"][1] == pytest.approx(16, rel=0.1)
+    for nudge in ("positive", "negative"):
+        assert errors[nudge][0] / errors[nudge][1] == pytest.approx(4, rel=0.2)
+        assert errors[nudge][1] > 10 * errors["centred"][1]
+
+
+def test_the_diagnosis_tells_the_energy_that_settling_lowers_and_what_still_moves(small):
+    for activation, inner in (("hard_sigmoid", lambda a: a**2 / 2), ("sigmoid", lambda a: a * jnp.log(a) + (1 - a) * jnp.log(1 - a))):
+        net = gentle(small(EquilibriumPropagation(free=3), activation=activation))
+        params = [state.params for state in net.state]
+        s = list(net.rule.rest(net.chain, net.state, net.batch.x).s)
+        found = net.rule.diagnose(net.chain, net.state, net.batch)
+        expected = sum(jnp.sum(inner(a)) for a in s[:-1]) + 0.5 * jnp.sum(s[-1] ** 2) - phi(params, net.batch.x, s)
+        assert float(sum(found["energy"])) == pytest.approx(float(expected) / 4, abs=1e-12)
+        slopes = jax.grad(lambda s, p=params, x=net.batch.x: phi(p, x, s))(s)
+        f = {"sigmoid": jax.nn.sigmoid, **HIDDEN}[activation]
+        moved = [*(f(u) for u in slopes[:-1]), slopes[-1]]
+        np.testing.assert_allclose(list(found["residual"]), [jnp.max(jnp.abs(a - b)) for a, b in zip(s, moved, strict=True)], atol=1e-13)
 
 
 def test_a_free_phase_too_short_to_come_to_rest_gives_another_gradient(small):
@@ -161,10 +185,12 @@ def test_microbatches_add_up_to_the_batch(small, assert_close):
     assert_close(jax.tree.map(lambda a, b: (a + b) / 2, *parts), net.gradients()[0])
 
 
-def test_a_boundary_carries_a_state_up_and_a_feedback_down_in_every_round(make_setup):
+@pytest.mark.parametrize(("nudge", "phases"), [("centred", 2), ("positive", 1)])
+def test_a_boundary_carries_a_state_up_and_a_feedback_down_in_every_round(make_setup, nudge, phases):
     setup = make_setup("equilibrium_propagation", shards=3, batch=12)  # widths 12-8-7-6-3: shards end after 7 and 6
-    ups = 20 + 2 * 8
-    assert dict(setup.plan_step(setup.stages[0]).traffic.payload) == {
+    stage = replace(setup.stages[0], rule=EquilibriumPropagation(nudge=nudge))
+    ups = 20 + phases * 8
+    assert dict(setup.plan_step(stage).traffic.payload) == {
         Channel("state", "activation", 0, 1): ups * 12 * 7 * 4,
         Channel("state", "activation", 1, 2): ups * 12 * 6 * 4,
         Channel("feedback", "activation", 1, 0): (ups - 1) * 12 * 7 * 4,
@@ -177,7 +203,7 @@ def test_a_boundary_carries_a_state_up_and_a_feedback_down_in_every_round(make_s
     [
         ({"activation": "relu"}, "needs bounded activations (hard_sigmoid, sigmoid, tanh); block 0 has relu"),
         ({"norm": True}, "needs blocks without normalisation and pooling after the linear part: there is no energy for them"),
-        ({}, "needs `nudged` of at least 4 for 4 blocks: the nudge moves down one block in a round"),
+        ({}, "needs `nudged` of at least 4 for 4 blocks: news from the top moves down one block in a round"),
     ],
 )
 def test_models_that_cannot_settle_are_refused(small, options, sentence):

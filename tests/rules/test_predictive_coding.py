@@ -142,6 +142,29 @@ def test_dynamics_and_learning_by_hand(small, dense, assert_close, loss):
     assert_close(grads, jax.tree.map(lambda g: g / (0.7 * 4), jax.grad(energy, 1)(z, params)))
 
 
+@pytest.mark.parametrize("loss", ["squared", "cross_entropy"])
+def test_the_diagnosis_tells_the_energy_and_the_steepest_slope_of_every_block(small, dense, loss):
+    net = small(PredictiveCoding(steps=4, rate=0.1, momentum=0.0, loss=loss, precision=0.7))
+    params = [state.params for state in net.state]
+
+    def parts(z):
+        mu = [dense(p, below) for p, below in zip(params[:-1], [net.batch.x, *z[:-1]], strict=True)]
+        top = 0.7 * loss_by_hand(loss, dense(params[-1], z[-1], f=identity), net.batch.y)
+        return [*(0.5 * jnp.sum((a - b) ** 2) / 4 for a, b in zip(z, mu, strict=True)), top]
+
+    z = [dense(params[0], net.batch.x)]
+    for p in params[1:-1]:
+        z.append(dense(p, z[-1]))
+    slope = jax.jit(jax.grad(lambda z: 4 * sum(parts(z))))
+    for _ in range(4):
+        z = [a - 0.1 * s for a, s in zip(z, slope(z), strict=True)]
+    found = net.rule.diagnose(net.chain, net.state, net.batch)
+    np.testing.assert_allclose(list(found["energy"]), parts(z), atol=1e-13)
+    np.testing.assert_allclose(list(found["residual"]), [*(jnp.max(jnp.abs(s)) for s in slope(z)), 0.0], atol=1e-13)
+    rested = small(PredictiveCoding(steps=2000, rate=0.1, momentum=0.5, loss=loss))
+    assert max(rested.rule.diagnose(rested.chain, rested.state, rested.batch)["residual"]) < 1e-12
+
+
 def test_convolutions_relax_too(convolutional, assert_close):
     net = convolutional(PredictiveCoding(steps=2, rate=1.0, momentum=0.0, fixed_prediction=True))
 
