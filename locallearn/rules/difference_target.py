@@ -70,8 +70,7 @@ def aim(block: Block, state: State, x: jax.Array, h: jax.Array, target: jax.Arra
 def reconstruction(block: Block, body: Any, inverse: Inverse, x: jax.Array, epsilon: Any) -> jax.Array:
     """½ ‖G_l(f_l(x + ε)) - (x + ε)‖², mean over the batch."""
     seen = x + epsilon
-    rebuilt = invert(block, inverse, jax.lax.stop_gradient(block.apply(body, seen)))
-    return 0.5 * jnp.sum((rebuilt - seen) ** 2) / x.shape[0]
+    return 0.5 * jnp.sum((invert(block, inverse, block.apply(body, seen)) - seen) ** 2) / x.shape[0]
 
 
 def learn(block: Block, state: State, x: jax.Array, target: jax.Array, key: jax.Array, *, step: float, noise: float) -> WithHead:
@@ -89,12 +88,13 @@ def misfit(block: Block, state: State, x: jax.Array) -> jax.Array:
     """Length of what G_l does not rebuild, as a share of its input's."""
     if block.top or block.bottom:
         return jnp.zeros(())
-    return jnp.sqrt(2 * x.shape[0] * reconstruction(block, *state.params, x, 0.0)) / jnp.linalg.norm(x)
+    missed = reconstruction(block, state.params.block, state.params.head, x, 0.0)
+    return jnp.sqrt(2 * x.shape[0] * missed) / jnp.linalg.norm(x)
 
 
 @dataclass(frozen=True)
 class DifferenceTarget(Rule):
-    """Difference target propagation. step: η, of the first target. noise: standard deviation of ε, in which the inverses are trained."""
+    """Difference target propagation. step_size: η, of the first target. noise: standard deviation of ε, on which the inverses train."""
 
     step_size: Positive = 0.3
     noise: NonNegative = 0.3

@@ -90,7 +90,7 @@ def backward(block: Block, state: State, x: jax.Array, y: Any, *, every: int) ->
     if block.top:
         loss, error = jax.value_and_grad(cross_entropy)(h, y)
     else:
-        error = synthesise(block, state.params.head, jax.lax.stop_gradient(h), y) / x.shape[0]
+        error = synthesise(block, state.params.head, h, y) / x.shape[0]
     grads, down = pull(error)
     return Pulled(grads, None if block.bottom else (down * x.shape[0])[::every], loss)
 
@@ -130,6 +130,7 @@ class SyntheticGradients(Rule):
     }
     family: ClassVar = "decoupled"
     assumes: ClassVar = "labels in every block, with `label`; only forward locked"
+    locking: ClassVar = ("forward",)  # the true error trains M_l alone: no block waits for it
 
     @property
     def additive_over_batch(self) -> bool:

@@ -94,9 +94,9 @@ def test_a_block_without_delay_is_backpropagation(small, assert_close, widths):
 def test_convolutions_are_replayed_too(convolutional, assert_close):
     net = convolutional(FeaturesReplay())
     state, seen = beginning(net), batches(net, 3)
-    for batch in seen:
-        grads, memory, _ = net.gradients(state, batch)
-        state = after(state, memory)
+    for batch in seen[:2]:
+        state = after(state, net.gradients(state, batch)[1])
+    grads, _, _ = net.gradients(state, seen[2])
     for l in range(3):
         assert_close(grads[l], true_gradients(net, seen[l])[l])
 

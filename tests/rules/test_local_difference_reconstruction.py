@@ -1,5 +1,7 @@
 """L-DRL against backpropagation, to which it tends, against linear algebra, and against its regressions by hand."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,16 +52,15 @@ def as_it_is(l, state):
     return state.memory.weights["linear"]["kernel"]
 
 
-@pytest.mark.parametrize("beta", [0.01, 2.0])
-def test_in_a_linear_network_with_feedback_weights_as_they_should_be_it_is_backpropagation(small, assert_close, beta):
-    net = small(LocalDifferenceReconstruction(beta=beta, rate=STILL), activation="identity")
+def test_in_a_linear_network_with_feedback_weights_as_they_should_be_it_is_backpropagation(small, assert_close):
+    net = small(LocalDifferenceReconstruction(beta=2.0, rate=STILL), activation="identity")
     assert_close(net.gradients(with_feedback(net, lambda l, state: kernel(state)))[0], true_gradients(net))
 
 
 def test_with_transposed_jacobians_it_tends_to_backpropagation_with_the_nudge(small, dense):
     """One example: there W̃ = K diag(tanh'(u) / tanh'(h)) makes the Jacobian of h ↦ tanh(h) W̃ᵀ that of f, transposed."""
     errors = []
-    for beta in (0.1, 0.01, 0.001):
+    for beta in (0.01, 0.001):
         net = small(LocalDifferenceReconstruction(beta=beta, rate=STILL), count=1)
         h = [net.batch.x[0]]
         for state in net.state.values[:-1]:
@@ -69,10 +70,9 @@ def test_with_transposed_jacobians_it_tends_to_backpropagation_with_the_nudge(sm
             return kernel(state) * ((1 - h[l + 1] ** 2) / (1 - jnp.tanh(h[l + 1]) ** 2) if l < 3 else 1.0)
 
         errors.append(distance(net.gradients(with_feedback(net, matched))[0], true_gradients(net)))
-        assert distance(net.gradients(with_feedback(net, lambda l, state: kernel(state)))[0], true_gradients(net)) > 0.01
-    assert 1e-4 < errors[0] < 1
-    assert errors[0] / errors[1] == pytest.approx(10, rel=0.2)
-    assert errors[1] / errors[2] == pytest.approx(10, rel=0.05)
+    assert 1e-5 < errors[0] < 0.1
+    assert errors[0] / errors[1] == pytest.approx(10, rel=0.05)
+    assert distance(net.gradients(with_feedback(net, lambda l, state: kernel(state)))[0], true_gradients(net)) > 0.01
 
 
 def test_with_any_other_feedback_weights_it_does_not(small):
@@ -116,7 +116,7 @@ def test_the_regression_and_the_targets_by_hand(small, dense, assert_close):
     rule = LocalDifferenceReconstruction(beta=0.6, iterations=3, rate=0.02, noise=0.3)
     net = small(rule)
     state = with_feedback(net, as_it_is)
-    functions = [jnp.tanh] * 3 + [lambda u: u]
+    functions: list[Any] = [jnp.tanh] * 3 + [lambda u: u]
     h = [net.batch.x]
     for s, f in zip(state, functions, strict=True):
         h.append(dense(s.params, h[-1], f=f))
