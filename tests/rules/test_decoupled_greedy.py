@@ -16,6 +16,7 @@ from locallearn.rules.decoupled_greedy import DecoupledGreedy
 from locallearn.rules.local_classifier import LocalClassifier
 from locallearn.runtime.framed import EagerSession
 from locallearn.runtime.fused import FusedSession
+from locallearn.runtime.training import Evaluated, train
 from locallearn.traffic import Channel
 
 
@@ -203,3 +204,15 @@ def test_above_the_block_that_learns_one_number_crosses(make_setup, phase):
     setup = make_setup([phase(DecoupledGreedy(), 1, (1,))], exact(), shards=4, batch=12)
     sent = setup.plan_step(setup.stages[0]).traffic.payload
     assert [sent[Channel("activation", "activation", k, k + 1)] for k in range(3)] == [12 * 8 * 4, 4, 4]
+
+
+def test_phases_are_evaluated_through_lossy_codecs_in_every_fabric_alike(make_setup, phase):
+    setup = make_setup(
+        [phase(DecoupledGreedy(), 2, (0,)), phase(DecoupledGreedy(), 2, (2,))], (("error_feedback", ()), ("int8", ())), shards=4, every=2
+    )
+    ends = [list(train(kind(setup))) for kind in (FusedSession, EagerSession)]
+    fused, eager = ([event for event in end if isinstance(event, Evaluated)] for end in ends)
+    assert [event.traffic for event in fused] == [event.traffic for event in eager]
+    for one, other in zip(fused, eager, strict=True):
+        assert one.train_loss == pytest.approx(other.train_loss, rel=1e-4)
+        assert abs(one.accuracy - other.accuracy) <= 1 / 11 + 1e-9
