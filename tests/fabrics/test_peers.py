@@ -28,6 +28,8 @@ MODEL = {
     "equilibrium_propagation": {"activation": "hard_sigmoid"},
     "holomorphic_equilibrium_propagation": {"activation": "tanh"},
     "contrastive_hebbian": {"activation": "hard_sigmoid"},
+    "channelwise": {"widths": [196, 20, 10, 10, 10]},  # as many units for each of the ten classes
+    "deeper_forward": {"widths": [196, 20, 20, 20, 10]},
     "boltzmann": {"activation": "sigmoid"},
     "noprop": {"name": "denoiser", "depth": 4},
     "diffusion_blocks": {"name": "denoiser", "depth": 4},
