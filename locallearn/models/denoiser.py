@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +31,8 @@ class Guess(nnx.Module):
             self.convolutions.append(nnx.Conv(shape[-1], channels, (3, 3), kernel_init=init, rngs=rngs))
             shape = (shape[0] // 2, shape[1] // 2, channels)
         widths = (math.prod(shape) + model.widths[-1] + 1, *model.widths[1:])
-        self.layers = nnx.List([nnx.Linear(a, b, kernel_init=init, rngs=rngs) for a, b in zip(widths, widths[1:], strict=False)])
-        self.norms = nnx.List([nnx.LayerNorm(n, rngs=rngs) for n in widths[1:-1]] if model.norm else [])
+        self.layers = nnx.List([nnx.Linear(a, b, kernel_init=init, rngs=rngs) for a, b in itertools.pairwise(widths)])
+        self.norms = nnx.List([nnx.LayerNorm(n, rngs=rngs) for n in widths[1:-1]] if model.norm == "layer" else [])
         self.function, self.example_shape, self.top = model.activation, example_shape, top
 
     def __call__(self, s: jax.Array) -> jax.Array:
@@ -66,7 +67,7 @@ class Denoiser:
     widths: tuple[Count, ...]
     depth: Count = 10
     activation: Activation = "relu"
-    norm: bool = False
+    norm: Literal["none", "layer"] = "none"
     trunk: tuple[Count, ...] = ()
 
     def problems(self, example_shape: tuple[int, ...], classes: int) -> list[tuple[str, str]]:

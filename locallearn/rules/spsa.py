@@ -32,7 +32,7 @@ from locallearn.chain import Chain, Row
 from locallearn.fields import Count, Positive
 from locallearn.rule import Batch, Info, Message, Rule
 from locallearn.rules._common import cross_entropy
-from locallearn.rules._perturbation import Distribution, Estimate, along, direction, length, nothing
+from locallearn.rules._perturbation import Distribution, along, direction, length, nothing
 
 
 class Projected(NamedTuple):

@@ -62,7 +62,9 @@ def test_each_group_has_a_number_of_its_own(small, dense, assert_close, groups, 
     assert_close(grads[3], exact[3])
 
 
-@pytest.mark.parametrize(("groups", "distribution", "ratio"), [(1, "normal", 10), (1, "rademacher", 8), (4, "normal", 4), (4, "rademacher", 2)])
+@pytest.mark.parametrize(
+    ("groups", "distribution", "ratio"), [(1, "normal", 10), (1, "rademacher", 8), (4, "normal", 4), (4, "rademacher", 2)]
+)
 def test_it_is_unbiased_with_the_variance_of_a_group(small, dense, groups, distribution, ratio):
     """With one example, E ‖estimate‖² is k + 2 (signs: k) times the square of the gradient, k the units of a group, not of the network."""
     net, count = small(ActivityForwardGradient(groups, distribution), WIDTHS, count=1), 20_000

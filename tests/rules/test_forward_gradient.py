@@ -18,7 +18,7 @@ def flat(tree):
 
 def truth(net):
     """Backpropagation's gradient, as one vector."""
-    return flat(type(net)(Backprop(), tuple([net.blocks[0].in_shape[0], *(b.out_shape[0] for b in net.blocks)])).gradients(net.state)[0])
+    return flat(type(net)(Backprop(), (net.blocks[0].in_shape[0], *(b.out_shape[0] for b in net.blocks))).gradients(net.state)[0])
 
 
 def draws(net, count):
@@ -87,5 +87,7 @@ def test_its_diagnosis_is_the_length_of_the_estimate(small):
     found = net.rule.diagnose(net.chain, net.state, net.batch)
     lengths = [np.linalg.norm(flat(g)) for g in net.gradients()[0]]
     np.testing.assert_allclose(list(found["gradient_norm"]), lengths, rtol=1e-12)
-    total = np.linalg.norm(flat([direction(b, s, net.batch.key, 0, distribution="normal") for b, s in zip(net.blocks, net.state, strict=True)]))
+    total = np.linalg.norm(
+        flat([direction(b, s, net.batch.key, 0, distribution="normal") for b, s in zip(net.blocks, net.state, strict=True)])
+    )
     np.testing.assert_allclose(list(found["projection"]), np.linalg.norm(lengths) / total, rtol=1e-6)
