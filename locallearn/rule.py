@@ -60,6 +60,11 @@ class Rule(abc.ABC):
     """What a reader should know before comparing: labels below the top, symmetric weights, extra passes."""
     needs: ClassVar[str] = "apply"
     """`apply`: any block will do; `pre and post`: composite blocks are refused."""
+    locking: ClassVar[tuple[str, ...] | None] = None
+    """What a block's update waits for, of `forward`, `backward` and `update`; None: `locallearn.runtime.influence` finds it out.
+
+    To be said only where the choreography shows more than there is: a message that is computed now and used at a later step.
+    """
 
     @property
     def additive_over_batch(self) -> bool:

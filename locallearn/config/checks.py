@@ -6,6 +6,7 @@ and of the data `example_shape`, `classes` and `train_size`. Each may be absent.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -101,7 +102,8 @@ def _shapes(found: Mapping[str, Any], rules: Sequence[tuple[KeyPath, Any]], data
     if own or not hasattr(model, "blocks"):
         yield from own
         return
-    blocks = _blocks(model, tuple(data.example_shape), data.classes)
+    batch = found["train"].batch if "train" in found else 1
+    blocks = _blocks(model, tuple(data.example_shape), data.classes, batch)
     foreign = _tokens(blocks, data)
     if foreign:
         yield Mistake(("model", "name"), "value", foreign)
@@ -119,9 +121,10 @@ def _shapes(found: Mapping[str, Any], rules: Sequence[tuple[KeyPath, Any]], data
 
 
 @functools.lru_cache(maxsize=32)
-def _blocks(model: Any, example_shape: tuple[int, ...], classes: int) -> Any:
+def _blocks(model: Any, example_shape: tuple[int, ...], classes: int, batch: int) -> Any:
     """The blocks of a model, for the many runs of a sweep that share it: their shapes are worked out once."""
-    return model.blocks(example_shape, classes)
+    blocks = model.blocks(example_shape, classes)
+    return [dataclasses.replace(block, batch=batch) if hasattr(block, "batch") else block for block in blocks]
 
 
 def _tokens(blocks: Sequence[Any], data: Any) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from locallearn.data.cifar import Cifar10, Cifar100
 from locallearn.data.dataset import Arrays, Dataset, Split, batches, order, split
 from locallearn.data.fashion14 import Fashion14
@@ -11,8 +13,8 @@ from locallearn.data.source import Source
 from locallearn.data.strokes import Strokes1d
 from locallearn.data.text import TinyShakespeare
 
-# Name in YAML -> class. A data set more is a line more.
-DATASETS: dict[str, type[Source]] = {
+# Name in YAML -> class, each of which is a `Source`. A data set more is a line more.
+DATASETS: dict[str, type[Any]] = {
     "strokes1d": Strokes1d,
     "fashion14": Fashion14,
     "fashion_mnist": FashionMnist,

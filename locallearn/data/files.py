@@ -119,7 +119,7 @@ def read_verified(place: Path, file: PublishedFile, advice: str, unverified: boo
     raise _damaged(path, raw, (size, checksum), advice)
 
 
-def _damaged(path: Path, raw: bytes, expected: tuple[int, str], advice: str) -> DataError:
+def _damaged(path: Path, raw: bytes, expected: tuple[int, str | None], advice: str) -> DataError:
     size, checksum = expected
     what = f"truncated ({len(raw)} of {size} bytes)" if len(raw) < size else f"altered ({len(raw)} bytes)"
     return DataError(f"{path}: {what}: SHA-256 is {sha256(raw)}, expected {checksum}; delete it, then {advice}")

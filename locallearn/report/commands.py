@@ -16,6 +16,7 @@ from locallearn.experiment.run import How, execute, run_name, silent
 from locallearn.experiment.signals import polite
 from locallearn.experiment.store import FAILED
 from locallearn.experiment.sweeping import Course, write_sweep
+from locallearn.report.depth import endings
 from locallearn.report.progress import shown_on
 from locallearn.report.summary import summary
 from locallearn.report.sweepprogress import SweepProgress, failures
@@ -76,7 +77,7 @@ def report(folder: Path, out: Path | None) -> int:
     if not rows:
         raise LocallearnError(f"{folder}: there are no runs here")
     written = write_report(rows, out or folder)
-    print(summary(rows))
+    print("\n\n".join(part for part in (summary(rows), endings(rows)) if part))
     print()
     for path in written:
         print(path)

@@ -11,6 +11,7 @@ from typing import Any
 
 from locallearn.errors import LocallearnError
 from locallearn.experiment.store import NEW, Store, run_directories
+from locallearn.report.depth import course
 from locallearn.report.table import to_csv
 from locallearn.report.tabular import aligned, shown
 from locallearn.traffic import ASIDE
@@ -131,7 +132,8 @@ def show_text(directory: Path) -> str:
         raise LocallearnError(f"{directory}: there is no run here; `locallearn status {directory}` lists those below")
     ending, failure = store.read("result.json"), store.read("failure.json")
     parts = [f"{directory}  {store.state}", store.path("config.yaml").read_text().rstrip()]
-    parts += [_curve(store.records())] if store.records() else []
+    records = store.records()
+    parts += [part for part in (_curve(records), course(records)) if part] if records else []
     if ending:
         tested = f"test {decimal(ending['test_accuracy'], 4)} (lossless {decimal(ending['test_accuracy_lossless'], 4)})"
         parts.append(f"ended after {plural(ending['step'], 'step')} ({ending['reason']}): {tested}\n{_links(ending['traffic'])}")

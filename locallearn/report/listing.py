@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import textwrap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from locallearn.report.tabular import cell, shown
@@ -13,21 +13,34 @@ from locallearn.report.tabular import cell, shown
 WIDTH = 80
 
 
-def rule_rows() -> list[dict[str, Any]]:
-    """Every rule: what it is, what it sends and assumes, and its hyperparameters with their defaults."""
+def rule_rows() -> Iterator[dict[str, Any]]:
+    """Every rule, family by family: what it is, what it sends, assumes and waits for, and its hyperparameters with their defaults."""
     from locallearn.rules import RULES
 
-    return [
-        {
-            "name": name,
-            "family": rule.family,
-            "summary": first_line(rule),
-            "assumes": rule.assumes,
-            "messages": {key: f"{message.kind} {message.direction}" for key, message in rule.messages.items()},
-            "parameters": defaults(rule),
-        }
-        for name, rule in RULES.items()
-    ]
+    rules = dict(RULES.items())
+    for family in dict.fromkeys(rule.family for rule in rules.values()):
+        for name, rule in rules.items():
+            if rule.family == family:
+                yield {
+                    "name": name,
+                    "family": family,
+                    "summary": title(rule),
+                    "assumes": rule.assumes,
+                    **_costs(rule),
+                    "messages": {key: f"{message.kind} {message.direction}" for key, message in rule.messages.items()},
+                    "parameters": defaults(rule),
+                }
+
+
+def _costs(rule: type) -> dict[str, Any]:
+    """What a rule with its default settings costs; null where none of the standard networks suits it."""
+    from locallearn.report.costs import Unsuited, costs_of
+
+    try:
+        costs = costs_of(rule())
+    except Unsuited:
+        return {"locking": None, "bytes_up": None, "bytes_down": None}
+    return {"locking": list(costs.locking), "bytes_up": str(costs.up), "bytes_down": str(costs.down)}
 
 
 def codec_rows() -> list[dict[str, Any]]:
@@ -49,16 +62,23 @@ def dataset_rows() -> list[dict[str, Any]]:
     return describe()
 
 
-def rules_text(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Each rule in a few lines of 80 columns."""
-    blocks = []
+def rule_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Each rule in a few lines of 80 columns, under its family, as soon as its row is there."""
+    yield "Bytes that arrive above and below a boundary of n units, for each example,"
+    yield "uncompressed. Locked: what a block's update waits for: the blocks below it"
+    yield "(forward), what those above make of the batch (update), all of them in turn"
+    yield "(backward). `locallearn rules NAME` prints the page of one."
+    family = None
     for row in rows:
-        sent = ", ".join(f"{name} ({what})" for name, what in row["messages"].items())
-        blocks.append(
-            [row["name"], *_indented(row["summary"]), *_indented(f"sends {sent}"), *_indented(f"assumes {row['assumes']}")]
-            + (_indented(cell(row["parameters"])) if row["parameters"] else [])
-        )
-    return "\n".join(line for block in blocks for line in block)
+        if row["family"] != family:
+            family = row["family"]
+            yield from ("", family)
+        sent = ", ".join(f"{name} ({what.partition(' ')[2]})" for name, what in row["messages"].items())
+        yield f"  {row['name']}"
+        yield from _indented(row["summary"])
+        locked = "?" if row["locking"] is None else ", ".join(row["locking"]) or "not at all"
+        yield from _indented(f"bytes {row['bytes_up'] or '?'} up, {row['bytes_down'] or '?'} down; locked: {locked}")
+        yield from _indented(f"sends {sent}; assumes {row['assumes']}")
 
 
 def codecs_text(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -85,6 +105,11 @@ def datasets_text(rows: Iterable[Mapping[str, Any]]) -> str:
 def listed(rows: list[dict[str, Any]], form: str, text: Callable[[Iterable[Mapping[str, Any]]], str]) -> str:
     """The rows in one of the formats; as a table in words of their own."""
     return text(rows) if form == "table" else shown(rows, form)
+
+
+def title(rule: type) -> str:
+    """The first line of a rule's file, or of its own docstring."""
+    return first_line(inspect.getmodule(rule)) or first_line(rule)
 
 
 def first_line(thing: Any) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from locallearn.report.table import COLUMNS, Row, combination_of, last_rows
+from locallearn.report.table import COLUMNS, DIAGNOSTIC, Row, combination_of, last_rows
 from locallearn.words import duration, size
 
 FIXED = ("task", "data.name", "codecs.default")
@@ -55,7 +55,7 @@ def groups_of(rows: Sequence[Row]) -> list[Group]:
 
 def _telling(rows: Sequence[Row]) -> list[str]:
     """The varied keys that tell runs of one rule apart, and that are told nowhere else."""
-    keys = dict.fromkeys(key for row in rows for key in row if key not in COLUMNS and not key.startswith("bytes_"))
+    keys = dict.fromkeys(key for row in rows for key in row if key not in COLUMNS and not key.startswith(("bytes_", DIAGNOSTIC)))
     free = [key for key in keys if key not in FIXED and key.split(".")[0] != "codecs"]
     return [key for key in free if len({str(row.get(key)) for row in rows}) > 1]
 

@@ -21,6 +21,9 @@ COLUMNS = (
 )
 """The first columns; after them come what varies in a sweep and the bytes of each kind. Bytes are framed and count from the start."""
 
+DIAGNOSTIC = "diagnostic_"
+"""What the columns of diagnostics begin with: `diagnostic_angle_0` is the angle of block 0."""
+
 
 def rows_below(root: Path) -> list[Row]:
     """The rows of every run at or below a directory."""
@@ -31,12 +34,19 @@ def rows_of(directory: Path, root: Path | None = None) -> list[Row]:
     """The rows of one run: one for each evaluation, one without numbers if there was none. The last row has the test accuracy."""
     store = Store(directory)
     facts, ending = facts_of(store, root or directory.parent.parent), store.read("result.json")
-    rows = [{**facts, **record} for record in store.records()] or [dict(facts)]
+    rows = [{**facts, **_flat(record)} for record in store.records()] or [dict(facts)]
     for name in ("reason", "test_accuracy", "test_accuracy_lossless"):
         rows[-1][name] = ending.get(name)
     if ending:  # with the evaluation on the test set
         rows[-1].update({f"bytes_{kind}": amount for kind, amount in _by_kind(ending["traffic"]).items()})
     return rows
+
+
+def _flat(record: Mapping[str, Any]) -> Row:
+    """One evaluation, its diagnostics a column for each block."""
+    told = record.get("diagnostics", {})
+    numbers = {f"{DIAGNOSTIC}{name}_{block}": value for name, row in told.items() for block, value in enumerate(row)}
+    return {key: value for key, value in record.items() if key != "diagnostics"} | numbers
 
 
 def facts_of(store: Store, root: Path) -> Row:
@@ -68,11 +78,12 @@ def codecs_cell(codecs: Mapping[str, Any]) -> str:
 
 
 def columns_of(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """All columns in order: the usual ones, what varies, and the bytes of each kind."""
+    """All columns in order: the usual ones, what varies, the bytes of each kind, and diagnostics block by block."""
     found = dict.fromkeys(key for row in rows for key in row)
     kinds = sorted(key for key in found if key.startswith("bytes_") and key not in COLUMNS)
-    varied = [key for key in found if key not in COLUMNS and key not in kinds]
-    return [*COLUMNS, *varied, *kinds]
+    told = [key for key in found if key.startswith(DIAGNOSTIC)]
+    varied = [key for key in found if key not in COLUMNS and key not in kinds and key not in told]
+    return [*COLUMNS, *varied, *kinds, *told]
 
 
 def to_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:

@@ -79,6 +79,7 @@ class FeaturesReplay(Rule):
     }
     family: ClassVar = "decoupled"
     assumes: ClassVar = "symmetric weights; gradients as old as a block is far from the top; only forward locked"
+    locking: ClassVar = ("forward",)  # the error that comes down now is used at the next step
 
     @property
     def additive_over_batch(self) -> bool:

@@ -1,0 +1,148 @@
+"""The page of one rule: its paper, its equations, its hyperparameters, its messages, and what it costs."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import textwrap
+import types
+import typing
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, NamedTuple, Union
+
+from locallearn.config.mistakes import hint
+from locallearn.errors import ConfigError, Problem
+from locallearn.report.costs import Costs, costs_of
+from locallearn.report.listing import WIDTH
+from locallearn.report.tabular import cell
+from locallearn.words import size
+
+_BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+EXAMPLE = 512
+
+
+class Parameter(NamedTuple):
+    """A field of a dataclass: what values it takes, its default, and what it is, in words."""
+
+    name: str
+    kind: str
+    default: Any
+    doc: str
+
+
+def rule_named(name: str) -> type:
+    """A rule of the table; ConfigError with what was probably meant."""
+    from locallearn.rules import RULES
+
+    if name not in RULES:
+        raise ConfigError([Problem("rules", f"`{name}` is no rule{hint(name, list(RULES), 'rules')}")])
+    return RULES[name]
+
+
+def rule_page(name: str) -> str:
+    """`locallearn rules NAME`."""
+    rule = rule_named(name)
+    module = inspect.getmodule(rule)
+    parts = [f"{name}  ({rule.family})", _wrapped(inspect.getdoc(module) or "")]
+    if not all(parameter.doc for parameter in parameters(rule)):
+        parts.append(_wrapped(inspect.getdoc(rule) or ""))
+    parts += ["\n".join(["hyperparameters", *_parameter_lines(rule)])]
+    parts += ["\n".join(["messages", *_message_lines(rule)])]
+    costs = costs_of(rule())
+    parts += [
+        "\n".join(_cost_lines(costs)),
+        _filled(f"assumes {rule.assumes}", ""),
+        f"locallearn new --rule {name}   writes a file that runs",
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def parameters(cls: type) -> list[Parameter]:
+    """The fields that a configuration can give, in order."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    docs = _docs(cls)
+    found = []
+    for field in dataclasses.fields(cls):
+        made = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+        found.append(Parameter(field.name, kind_of(hints[field.name]), made, docs.get(field.name, "")))
+    return found
+
+
+def kind_of(hint: Any) -> str:
+    """A type in words: `float > 0`, `relu | tanh`, `int >= 1 or none`."""
+    if typing.get_origin(hint) is Annotated:
+        bounds = [f"{sign} {getattr(mark, name)}" for mark in hint.__metadata__ for name, sign in _BOUNDS.items() if hasattr(mark, name)]
+        return " ".join([kind_of(hint.__origin__), " and ".join(bounds)]).strip()
+    arms = typing.get_args(hint)
+    if typing.get_origin(hint) is Literal:
+        return " | ".join(map(str, arms))
+    if typing.get_origin(hint) in (Union, types.UnionType):
+        return " or ".join(kind_of(arm) for arm in arms)
+    if typing.get_origin(hint) is tuple:
+        return f"list of {kind_of(arms[0])}"
+    return {type(None): "none", bool: "true | false"}.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def _docs(cls: type) -> dict[str, str]:
+    """What the class's docstring says of each field, `name: text` or `name, name: text`, and the comments beside fields."""
+    names = [field.name for field in dataclasses.fields(cls)]
+    text = " ".join((inspect.getdoc(cls) or "").split())
+    one = "|".join(map(re.escape, names)) or "-"
+    heads = list(re.finditer(rf"(?:(?<=[.:] )|^)((?:{one})(?:, (?:{one}))*): ", text))
+    found = {}
+    ends = [*(head.start() for head in heads[1:]), len(text)]
+    for head, end in zip(heads, ends, strict=False):
+        found |= dict.fromkeys(head[1].split(", "), text[head.end() : end].strip().removesuffix("."))
+    return found | _comments(cls)
+
+
+def _comments(cls: type) -> dict[str, str]:
+    try:
+        source = inspect.getsource(cls)
+    except (OSError, TypeError):
+        return {}
+    return dict(re.findall(r"^    (\w+): [^#\n]*  # (.*)$", source, re.MULTILINE))
+
+
+def _parameter_lines(rule: type) -> Iterator[str]:
+    for name, kind, default, doc in parameters(rule):
+        yield f"  {name} = {cell(default)}   {kind}"
+        yield from _lines(doc, "      ")
+    if not dataclasses.fields(rule):
+        yield "  none"
+
+
+def _message_lines(rule: Any) -> Iterator[str]:
+    for name, (kind, direction, doc) in rule.messages.items():
+        yield from _lines(f"{name}, of kind {kind}, {direction}: {doc}", "  ", "      ")
+
+
+def _cost_lines(costs: Costs) -> Iterator[str]:
+    yield "costs"
+    yield f"  at a boundary of n units, for each example: {costs.up} bytes up, {costs.down} down"
+    up, down = (size(round(amount.example(EXAMPLE))) for amount in (costs.up, costs.down))
+    yield f"  with {EXAMPLE} units: {up} up, {down} down, uncompressed"
+    yield f"  messages that wait for one another, in 5 blocks: {costs.hops}"
+    yield f"  locked: {', '.join(costs.locking) or 'not at all'}"
+
+
+def _wrapped(text: str) -> str:
+    """Prose in 80 columns; citations line by line; what is indented (equations, tables) stays as it is."""
+    found: list[str] = []
+    for paragraph in text.split("\n\n"):
+        lines = paragraph.splitlines()
+        if any(line.startswith("  ") for line in lines):
+            found.append(paragraph)
+        else:
+            found.append("\n".join(_filled(part, "") for part in (lines if "https://" in paragraph else [paragraph])))
+    return "\n\n".join(found)
+
+
+def _filled(text: str, indent: str) -> str:
+    return "\n".join(_lines(" ".join(text.split()), indent))
+
+
+def _lines(text: str, indent: str, later: str | None = None) -> list[str]:
+    later = indent if later is None else later
+    return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=later, break_on_hyphens=False, break_long_words=False)
