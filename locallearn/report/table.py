@@ -60,13 +60,19 @@ def facts_of(store: Store, root: Path) -> Row:
         "rule": config.get("rule", {}).get("name"),
         "codecs": codecs_cell(config.get("codecs", {})),
         "shards": model.get("shards") or len(model.get("cuts") or ()) + 1,
-        "data": config.get("data", {}).get("name"),
+        "data": _data(config.get("data", {})),
         "seed": config.get("seed"),
         "fabric": FABRICS.get(str(meta.get("on"))),
         "device": " ".join(meta.get("devices", ())),
         "state": store.state,
         **varied,
     }
+
+
+def _data(section: Mapping[str, Any]) -> str | None:
+    """The data set's name; files that are not the published ones are never passed over."""
+    name = section.get("name")
+    return f"{name} (unverified files)" if section.get("unverified") else name
 
 
 def codecs_cell(codecs: Mapping[str, Any]) -> str:

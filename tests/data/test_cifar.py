@@ -14,6 +14,7 @@ from locallearn.data.cifar import Cifar10, Cifar100
 from locallearn.data.dataset import split
 from locallearn.data.published import PUBLISHED, Archive, Published, PublishedFile
 from locallearn.errors import ConfigError, DataError
+from locallearn.experiment.api import run
 
 
 class Miniature:
@@ -155,6 +156,18 @@ def test_an_archive_makes_up_for_damaged_files(cifar10, tmp_path):
     (tmp_path / cifar10.folder / "data_batch_1.bin").write_bytes(b"")
     (tmp_path / cifar10.folder / "cifar-10-binary.tar.gz").write_bytes(cifar10.archive)
     assert len(Cifar10(folder=str(tmp_path)).load().train.y) == 25
+
+
+def test_what_was_learnt_takes_bytes_and_what_they_stand_for(cifar10, tmp_path):
+    cifar10.write(tmp_path)
+    source = {"name": "cifar10", "folder": str(tmp_path), "standardised": True, "limit": 25, "validation": 0, "augment": {"flip": True}}
+    model = {"name": "mlp", "widths": [3072, 10], "shards": 1}
+    result = run({"rule": {"name": "backprop"}, "model": model, "data": source, "train": {"steps": 2, "batch": 5}})
+    data = Cifar10(folder=str(tmp_path), standardised=True)
+    stored = data.load().test.x
+    standard = (stored / 255 - np.array(data.means)) / np.array(data.deviations)
+    np.testing.assert_allclose(result.scores(stored), result.scores(standard), rtol=1e-3, atol=1e-3)
+    assert result.test_accuracy == (result.predict(stored) == data.load().test.y).mean()
 
 
 def test_one_scaling_at_a_time():

@@ -1,13 +1,16 @@
 """Downloads from a server on this machine: only on request, complete and verified, or an error that says why."""
 
+import io
+import tarfile
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from locallearn.data import download, fetch
+from locallearn.data.files import read_published, sha256
 from locallearn.data.images import Mnist
-from locallearn.data.published import PUBLISHED
+from locallearn.data.published import PUBLISHED, Archive, Published, PublishedFile
 from locallearn.errors import DataError
 
 IMAGES, LABELS = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"
@@ -130,6 +133,42 @@ def test_offline_says_where_to_put_the_file(tiny, tmp_path):
         download("mnist", str(tmp_path))
     for part in ("offline?", "http://127.0.0.1:9/", tiny.files[0].sha256, f"put it into {tmp_path / 'mnist'}"):
         assert part in str(caught.value)
+
+
+@pytest.fixture
+def archived(server, monkeypatch):
+    """Two files that are published in one archive, by the same server: their contents."""
+    contents = {"a.bin": b"one" * 50, "b.bin": b"two" * 70}
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w:gz") as tar:
+        for name, content in contents.items():
+            about = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
+            about.size = len(content)
+            tar.addfile(about, io.BytesIO(content))
+    files = tuple(PublishedFile(n, len(c), sha256(c), len(c), sha256(c)) for n, c in contents.items())
+    archive = Archive("both.tar.gz", len(raw.getvalue()), sha256(raw.getvalue()))
+    monkeypatch.setitem(PUBLISHED, "cifar10", Published("cifar-10-batches-bin", PUBLISHED["mnist"].urls, files, archive))
+    server.content["both.tar.gz"] = raw.getvalue()
+    return list(contents.values())
+
+
+def test_an_archive_is_fetched_whole_and_once(archived, server, tmp_path):
+    place = download("cifar10", str(tmp_path))
+    assert set(contents(place)) == {"both.tar.gz"}
+    assert read_published("cifar10", str(tmp_path)) == archived
+    download("cifar10", str(tmp_path))
+    assert server.asked == ["/both.tar.gz"]
+    (place / "both.tar.gz").write_bytes(b"damaged")
+    download("cifar10", str(tmp_path))
+    assert read_published("cifar10", str(tmp_path)) == archived
+
+
+def test_no_archive_is_fetched_where_the_files_are(archived, server, tmp_path):
+    for name, content in zip(("a.bin", "b.bin"), archived, strict=True):
+        (tmp_path / "cifar-10-batches-bin").mkdir(exist_ok=True)
+        (tmp_path / "cifar-10-batches-bin" / name).write_bytes(content)
+    download("cifar10", str(tmp_path))
+    assert server.asked == []
 
 
 def test_silent_server_times_out(tiny, server, tmp_path, monkeypatch):

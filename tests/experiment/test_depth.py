@@ -4,9 +4,10 @@ import pytest
 import yaml
 
 from locallearn.cli import code_of
+from locallearn.experiment.store import Store
 from locallearn.report.depth import course, endings
 from locallearn.report.summary import groups_of
-from locallearn.report.table import columns_of, rows_below
+from locallearn.report.table import columns_of, facts_of, rows_below
 
 RUN = {
     "rule": {"name": "backprop"},
@@ -78,3 +79,9 @@ def test_they_are_columns_of_their_own_and_vary_nothing(folder):
     (group,) = groups_of(rows)
     assert group.variant == ""
     assert len(group.accuracies) == 2
+
+
+def test_unverified_files_are_told_in_every_table(tmp_path):
+    for unverified, data in ((True, "cifar10 (unverified files)"), (False, "cifar10")):
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump({"data": {"name": "cifar10", "unverified": unverified}}))
+        assert facts_of(Store(tmp_path), tmp_path)["data"] == data
