@@ -18,6 +18,7 @@ from locallearn.experiment.record import TIMES
 from locallearn.experiment.result import load
 from locallearn.experiment.run import How, Interrupted, execute
 from locallearn.experiment.store import Store
+from locallearn.runtime.cluster import Crews
 from locallearn.runtime.training import Evaluated, Progress, Snapshot
 
 CONFIG = {
@@ -38,7 +39,7 @@ from locallearn.experiment.api import configuration
 from locallearn.experiment.run import How, execute
 from locallearn.experiment.signals import polite
 with polite() as interrupted:
-    execute(configuration(sys.argv[2]), How(keep_seconds=0.0, interrupted=interrupted), Path(sys.argv[1]))
+    execute(configuration(sys.argv[2]), How(sys.argv[3], keep_seconds=0.0, interrupted=interrupted), Path(sys.argv[1]))
 """
 
 
@@ -57,10 +58,10 @@ def assert_same(one, other):
         assert array.tobytes() == other.arrays[name].tobytes(), name
 
 
-def started(directory, config):
+def started(directory, config, on="local"):
     """The run in a process of its own; the processes share what they compile, which is most of their time."""
     cache = {"JAX_COMPILATION_CACHE_DIR": str(config.parent), "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    command = [sys.executable, "-c", SCRIPT, str(directory), str(config)]
+    command = [sys.executable, "-c", SCRIPT, str(directory), str(config), on]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **cache})
 
 
@@ -235,6 +236,34 @@ def test_actors_go_on_after_a_stop_and_equal_the_eager_fabric(tmp_path):
         execute(config, How("ray", keep_seconds=0.0, tell=seen.append, interrupted=interrupted), tmp_path)
     assert Store(tmp_path).state == "interrupted"
     assert_same(execute(config, How("ray"), tmp_path), execute(config, EAGER))
+
+
+@pytest.mark.ray
+def test_a_run_on_actors_that_was_killed_goes_on_and_equals_the_eager_fabric(tmp_path, config_file):
+    """The driver is killed; its private Ray goes with it."""
+    directory = tmp_path / "run"
+    process = started(directory, config_file, "ray")
+    wait_for(lambda: lines_of(Store(directory)) >= 5, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+    assert Store(directory).state == "interrupted"
+    seen = []
+    result = execute(configuration(config_file), How("ray", tell=seen.append), directory)
+    assert seen[0].resumed >= 3, "it began again"
+    assert_same(result, execute(configuration(config_file), EAGER))
+
+
+@pytest.mark.ray
+def test_the_runs_of_a_sweep_share_their_actors():
+    config = {**CONFIG, "train": {"steps": 6, "batch": 16, "evaluate_every": 3}}
+    with Crews() as crews:
+        processes = []
+        for seed in (0, 1):
+            one = configuration({**config, "seed": seed})
+            assert_same(execute(one, How("ray", crews=crews)), execute(one, EAGER))
+            processes.append(list(crews.of(2).processes))
+    assert processes[0] == processes[1]
 
 
 def _is_snapshot(seen):
