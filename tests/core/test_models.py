@@ -223,10 +223,12 @@ def test_softhebb_normalises_and_mirrors_its_input():
 
 
 def test_triangle():
-    u = jnp.array([[1.0, 2.0, 6.0]])
-    np.testing.assert_allclose(triangle(u, 0.7), [[0, 0, 3**0.7]], rtol=1e-6)
+    """Two positions with means of 3 and 2."""
+    u = jnp.array([[1.0, 2.0, 6.0], [4.0, 0.0, 2.0]])
+    np.testing.assert_allclose(triangle(u, 0.7), [[0, 0, 3**0.7], [2**0.7, 0, 0]], rtol=1e-6)
     slope = jax.grad(lambda u: triangle(u, 0.7).sum())(u)
-    np.testing.assert_allclose(slope, 0.7 * 3**-0.3 * np.array([[-1 / 3, -1 / 3, 2 / 3]]), rtol=1e-5)
+    own = np.array([[-1 / 3, -1 / 3, 2 / 3], [2 / 3, -1 / 3, -1 / 3]])
+    np.testing.assert_allclose(slope, 0.7 * np.array([[3], [2]]) ** -0.3 * own, rtol=1e-5)
 
 
 def zeroed(params, *names):

@@ -163,6 +163,7 @@ def test_a_block_that_does_not_learn_acts_by_its_running_statistics_and_keeps_th
     jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.asarray, session._state[0]), first)
     assert np.any(params(session._state[1])["norm"]["mean"] != 0)
     frozen, (x, *_) = setup.stages[0].blocks[0], tiny_split.train
+    assert not frozen.observes  # so that microbatches of such a run are allowed
     alone, together = frozen.apply(first.params, x[:1]), frozen.apply(first.params, x[:5])
     np.testing.assert_allclose(alone[0], together[0], rtol=1e-6)
 
