@@ -20,7 +20,7 @@ also the sum so far, batch x classes numbers. Nothing else comes down, and where
 to cross twice for the same example.
 
 What makes it work: wide blocks, since nothing but the number of random features tells classes apart, and convolutions with pooling (the
-paper's have 32, 128 and 512 channels).
+paper's have 32, 128 and 512 channels). Random dense blocks of 512 units reach no more than 90 % on MNIST in three epochs.
 """
 
 from __future__ import annotations
