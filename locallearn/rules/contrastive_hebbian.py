@@ -57,7 +57,7 @@ class ContrastiveHebbian(Rule):
 
     free: Count = 15
     clamped: Count = 8
-    gain: Annotated[float, Gt(0), Le(1)] = 0.1
+    gain: Annotated[float, Gt(0), Le(1)] = 0.5
 
     messages: ClassVar = {
         "state": Message("activation", "up", "s_l, in every round"),

@@ -106,7 +106,7 @@ def test_the_diagnosis_tells_the_energy_and_what_still_moves(small):
 
 
 def test_microbatches_add_up_to_the_batch(small, assert_close):
-    net = gentle(small(ContrastiveHebbian(free=5, clamped=4)))
+    net = gentle(small(ContrastiveHebbian(free=5, clamped=4, gain=0.1)))
     parts = [net.gradients(batch=part)[0] for part in split_batch(net.batch, 2)]
     assert_close(jax.tree.map(lambda a, b: (a + b) / 2, *parts), net.gradients()[0])
 
