@@ -38,13 +38,13 @@ MEMORY = ["error_feedback", "int8"]
 PLAIN = [[name] for name in CODECS if name not in COMBINATORS]
 
 
-def setup_of(rule, codec=("exact",), steps=12, model=None, **train):
+def setup_of(rule, codec=("exact",), steps=12, model=None, data=None, **train):
     """A function that makes a run of three shards and four blocks, on few embedded images."""
     config = resolve(
         {
             "rule": {"name": rule},
             "model": {"name": "mlp", "widths": [196, 12, 11, 9, 10], "shards": 3, **MODEL.get(rule, {}), **(model or {})},
-            "data": {"name": "fashion14", "limit": 300, "validation": 40},
+            "data": {"name": "fashion14", "limit": 300, "validation": 40, **(data or {})},
             "train": {"steps": steps, "batch": 16, "evaluate_every": 6, **train},
             "codecs": {"default": list(codec)},
         }
@@ -102,6 +102,15 @@ def test_running_statistics_are_those_of_eager_bit_for_bit(hired, rule):
     assert theirs.test_accuracy == ours.test_accuracy
     stripped = list(train(EagerSession(setup_of(rule, model={"norm": "layer"})())))[-1]
     assert sum(map(len, ours.shards)) == sum(map(len, stripped.shards)) + 2 * 3, "mean and variance of three blocks"
+
+
+def test_images_are_augmented_as_in_eager_bit_for_bit(hired):
+    hired.transport = "socket"
+    make = setup_of("direct_feedback", data={"augment": {"crop": 2, "flip": True, "jitter": 1, "cutout": 5}}, microbatches=2)
+    theirs, ours = list(hired.train(make))[-1], list(train(EagerSession(make())))[-1]
+    assert all(a.tobytes() == b.tobytes() for x, y in zip(theirs.shards, ours.shards, strict=True) for a, b in zip(x, y, strict=True))
+    plain = list(train(EagerSession(setup_of("direct_feedback", microbatches=2)())))[-1]
+    assert any(a.tobytes() != b.tobytes() for x, y in zip(plain.shards, ours.shards, strict=True) for a, b in zip(x, y, strict=True))
 
 
 def test_every_evaluation_is_that_of_eager(crew):
