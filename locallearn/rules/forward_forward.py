@@ -2,8 +2,8 @@
 
 Hinton (2022), "The Forward-Forward Algorithm: Some Preliminary Investigations". https://arxiv.org/abs/2212.13345
 
-A label is painted on the first `classes` values of the flattened input, one-hot: x⁺ shows the true label, x⁻ one of the others, drawn
-uniformly. a_0 is x^± divided by its root mean square, n_l the size of h_l, and sg stops the gradient:
+A label is painted one-hot on the first `classes` values of the flattened input: x⁺ shows the true one, x⁻ another, drawn uniformly. a_0 is
+x^± divided by its root mean square, n_l the size of h_l, and sg stops the gradient:
 
     h_l    = f_l(sg[a_{l-1}]; θ_l)           a_l = h_l / √(mean of h_l²)
     G_l    = Σ_j h_lj²                       goodness, against ϑ = threshold · n_l
@@ -11,15 +11,13 @@ uniformly. a_0 is x^± divided by its root mean square, n_l the size of h_l, and
     m     <- 0.9 m + 0.1 · mean of h_l⁺ over the batch, kept in the block's memory
     Δθ_l   ∝ -∂loss_l/∂θ_l
 
-Only the direction of h_l reaches the next block, so that it cannot use the goodness of this one. The peer term keeps all units about
-equally active; its gradient takes the activation function for the identity, so that it wakes silent units.
+Only the direction of h_l goes up, so that the next block cannot use the goodness of this one. The peer term keeps all units about equally
+active; its gradient takes the activation function for the identity, so that it wakes silent units. The top is not one of these l:
 
-The top block, as wide as there are classes, is not one of these l. What it does is `inference`:
-
-    goodness   x is shown once with each label; the label with the largest sum of goodness over the hidden blocks wins, those below `skip`
-               left out (the paper's 1: all but the first). The top receives the sum and learns nothing: its parameters stay.
-    readout    x is shown once with a neutral label, 0.1 for each class, and the top is a softmax classifier of a_{L-1}, trained on a
-               third presentation of each example. (The paper's reads all hidden layers but the first.)
+    goodness   x is shown with each label in turn; the label with the largest sum of goodness over the hidden blocks wins, those below
+               `skip` left out (the paper's 1: all but the first). The top receives the sum and learns nothing.
+    readout    x is shown with a neutral label, 0.1 for each class, and the top is a softmax classifier of a_{L-1}, trained on a third
+               presentation of each example. (The paper's reads all hidden layers but the first.)
 
 What crosses, in numbers of 4 bytes, B the batch and C the classes; besides, labels go from the top to the bottom, one byte each:
 
@@ -118,11 +116,7 @@ def scores(block: Block, state: State, a: jax.Array, *, skip: int) -> jax.Array:
 
 @dataclass(frozen=True)
 class ForwardForward(Rule):
-    """Forward-forward with supervised labels.
-
-    threshold: mean square activity between positive and negative. peer: weight of its term. skip: how many blocks, from the bottom, have
-    no say in the goodness of a label.
-    """
+    """Forward-forward. threshold: mean square between x⁺ and x⁻. peer: weight of its term. skip: blocks from the bottom without a say."""
 
     threshold: Positive = 1.0
     peer: NonNegative = 0.03
@@ -145,8 +139,7 @@ class ForwardForward(Rule):
 
     def problems(self, blocks: Sequence[Block]) -> list[str]:
         """Labels must fit on the input, and some block must be hidden."""
-        found = super().problems(blocks) + unknown_classes(blocks)
-        found += no_hidden_block(blocks, self.skip)
+        found = super().problems(blocks) + unknown_classes(blocks) + no_hidden_block(blocks, self.skip)
         if math.prod(blocks[0].in_shape) <= blocks[0].classes:
             found.append(f"paints {blocks[0].classes} labels on the input, which has only {math.prod(blocks[0].in_shape)} values")
         return found
@@ -157,20 +150,19 @@ class ForwardForward(Rule):
 
     def gradients(self, chain: Chain, state: Row, batch: Batch) -> tuple[Row, Row, Info]:
         """The whole algorithm."""
+        readout = self.inference == "readout"
         x, learnt = self.learn(chain, state, batch)
-        if self.inference == "readout":
-            learnt = Row([*learnt, chain.at_top(classify, state, x, batch.y)])
-            return learnt.grads, learnt.memory, Info(learnt.loss[-1], x)
-        learnt = Row([*learnt, chain.at_top(idle, state)])
-        return learnt.grads, learnt.memory, Info(chain.gather("loss", learnt.loss, add), Row([*x, None]))
+        learnt = Row([*learnt, chain.at_top(classify, state, x, batch.y) if readout else chain.at_top(idle, state)])
+        loss = learnt.loss[-1] if readout else chain.gather("loss", learnt.loss, add)
+        return learnt.grads, learnt.memory, Info(loss, x if readout else Row([*x, None]))
 
     def learn(self, chain: Chain, state: Row, batch: Batch) -> tuple[Row, Row]:
         """What the blocks see, and what the hidden ones learn from it."""
-        readout, hidden = self.inference == "readout", chain.below_top
+        readout, passes = self.inference == "readout", 3 if self.inference == "readout" else 2
         y = chain.to_bottom("label", chain.at_top(label, batch.y))
         a = chain.at_bottom(presentations, batch.x, y, batch.key, neutral=readout)
-        x, _ = (chain if readout else hidden).sweep_up("activation", rise, state, first=a, passes=3 if readout else 2)
-        return x, hidden.map(contrast, state, x, passes=3 if readout else 2, threshold=self.threshold, peer=self.peer)
+        x, _ = (chain if readout else chain.below_top).sweep_up("activation", rise, state, first=a, passes=passes)
+        return x, chain.below_top.map(contrast, state, x, passes=passes, threshold=self.threshold, peer=self.peer)
 
     def diagnose(self, chain: Chain, state: Row, batch: Batch) -> dict[str, Row]:
         """margin: mean of (G_l⁺ - G_l⁻) / n_l, 0 at the top."""
