@@ -22,7 +22,8 @@ the rate would be down after a fraction 1/`steps` of the training.
 A boundary carries z_l up once in the forward pass, then `steps` - 1 times the pulled-back error down and z_l up:
 (2·steps - 1) x batch x width numbers.
 
-What makes it work: a rate γ near 1 with little momentum, more `steps` than blocks, AdamW at about 3e-4 with weight decay (0.01 to 0.03).
+What makes it work: a rate γ near 1 with little momentum, and weights small enough for it, as γ (1 + ‖W‖²) above 2 (1 + m) is unstable
+(`init: lecun, gain: 0.577`); more `steps` than blocks, AdamW at about 3e-4 with weight decay (0.01 to 0.03).
 With one step, only the top block learns.
 """
 
