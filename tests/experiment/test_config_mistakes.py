@@ -111,7 +111,7 @@ def test_one_mistake(load_text, good, old, new, expected):
         ("stop: {bytes: 0}", "`stop.bytes: 0`: input should be greater than 0"),
         ("stop: {accuracy: 98}", "`stop.accuracy: 98`: input should be less than or equal to 1"),
         ("steps: 5", "unknown key `steps`; did you mean `train.steps`?"),
-        ("colour: red", "unknown key `colour` (keys: rule, model, data, train, codecs, stop, seed)"),
+        ("colour: red", "unknown key `colour` (keys: rule, model, data, train, codecs, stop, diagnostics, seed)"),
         ("codecs: int8", "`codecs: int8`: must be a mapping, such as {default: exact, error: int8}"),
         ("codecs: {default: flot16}", "`codecs.default: flot16` is no codec (codecs: exact, int8, topk, error_feedback, delayed)"),
         ("codecs: {default: int9}", "`codecs.default: int9` is no codec; did you mean `int8`? (codecs: exact, "),
