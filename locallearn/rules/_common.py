@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from locallearn.block import Block, State, WithHead
+from locallearn.block import Block, State
 
 
 class Top(NamedTuple):

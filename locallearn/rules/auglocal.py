@@ -32,11 +32,11 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from locallearn.block import Block, State
+from locallearn.block import Block, State, WithHead
 from locallearn.chain import Chain, Row
 from locallearn.fields import Count, Fraction
 from locallearn.rule import Batch, Info, Message, Rule
-from locallearn.rules._common import Local, WithHead, cross_entropy, forward_body, head_key, label, unknown_classes
+from locallearn.rules._common import Local, cross_entropy, forward_body, head_key, label, unknown_classes
 from locallearn.rules._heads import average_pool
 
 

@@ -34,11 +34,11 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from locallearn.block import Block, State
+from locallearn.block import Block, State, WithHead
 from locallearn.chain import Chain, Row
 from locallearn.fields import NonNegativeInt
 from locallearn.rule import Batch, Info, Message, Rule
-from locallearn.rules._common import Local, WithHead, cross_entropy, flat, head_key, label, unknown_classes
+from locallearn.rules._common import Local, cross_entropy, flat, head_key, label, unknown_classes
 from locallearn.rules._heads import Layer, average_pool, blank, read
 
 CELLS = 2

@@ -29,11 +29,11 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from locallearn.block import Block, State
+from locallearn.block import Block, State, WithHead
 from locallearn.chain import Chain, Row
 from locallearn.fields import Positive
 from locallearn.rule import Batch, Info, Message, Rule
-from locallearn.rules._common import WithHead, forward_body, output_error, unknown_classes
+from locallearn.rules._common import forward_body, output_error, unknown_classes
 from locallearn.rules.direct_feedback import draw_feedback, local_gradient
 
 

@@ -27,11 +27,11 @@ from typing import Any, ClassVar
 
 import jax
 
-from locallearn.block import Block, State
+from locallearn.block import Block, State, WithHead
 from locallearn.chain import Chain, Row
 from locallearn.fields import Positive
 from locallearn.rule import Batch, Info, Message, Rule
-from locallearn.rules._common import WithHead, forward_body, output_error
+from locallearn.rules._common import forward_body, output_error
 from locallearn.rules.feedback_alignment import Pulled, draw_feedback, pull
 
 

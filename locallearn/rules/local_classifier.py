@@ -31,11 +31,11 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from locallearn.block import Block, State
+from locallearn.block import Block, State, WithHead
 from locallearn.chain import Chain, Row
 from locallearn.fields import Fraction
 from locallearn.rule import Batch, Info, Message, Rule
-from locallearn.rules._common import Local, WithHead, cross_entropy, flat, forward_body, head_key, label, unknown_classes
+from locallearn.rules._common import Local, cross_entropy, flat, forward_body, head_key, label, unknown_classes
 
 TINY = 1e-8
 """Added to squared lengths: a row without any variation resembles nothing, and its gradient stays finite."""

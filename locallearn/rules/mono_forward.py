@@ -25,10 +25,10 @@ from typing import Any, ClassVar
 
 import jax
 
-from locallearn.block import Block, State
+from locallearn.block import Block, State, WithHead
 from locallearn.chain import Chain, Row
 from locallearn.rule import Batch, Info, Message, Rule
-from locallearn.rules._common import Local, WithHead, cross_entropy, flat, forward_body, head_key, label, unknown_classes
+from locallearn.rules._common import Local, cross_entropy, flat, forward_body, head_key, label, unknown_classes
 
 
 def goodness(block: Block, params: WithHead, x: jax.Array) -> jax.Array:

@@ -34,11 +34,11 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
-from locallearn.block import Block, State
+from locallearn.block import Block, State, WithHead
 from locallearn.chain import Chain, Row
 from locallearn.fields import Fraction, NonNegativeInt
 from locallearn.rule import Batch, Info, Message, Rule
-from locallearn.rules._common import WithHead, flat, head_key, label, unknown_classes
+from locallearn.rules._common import flat, head_key, label, unknown_classes
 from locallearn.rules._goodness import Learnt, add, by_label, idle, no_hidden_block, normalised, wrong_labels
 
 

@@ -33,11 +33,11 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from locallearn.block import Block, State
+from locallearn.block import Block, State, WithHead
 from locallearn.chain import Chain, Row
 from locallearn.fields import NonNegativeInt, Positive
 from locallearn.rule import Batch, Info, Message, Rule
-from locallearn.rules._common import WithHead, head_key, label, unknown_classes
+from locallearn.rules._common import head_key, label, unknown_classes
 from locallearn.rules._goodness import Learnt, add, by_label, idle, no_hidden_block, normalised, wrong_labels
 
 PATTERNS = 0x1C9

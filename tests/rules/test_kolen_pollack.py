@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from locallearn.block import WithHead
 from locallearn.chain import Row
 from locallearn.models import MLP
-from locallearn.rules._common import WithHead
 from locallearn.rules.backprop import Backprop
 from locallearn.rules.feedback_alignment import FeedbackAlignment
 from locallearn.rules.kolen_pollack import KolenPollack
