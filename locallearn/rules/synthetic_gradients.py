@@ -21,7 +21,8 @@ A boundary carries h_l up once, batch x width numbers, and g_l down for every `e
 (rounded up to whole examples); with `label` also the labels to each shard once, one byte for each example. To send all errors at every
 k-th step and none between would be as many numbers; with some of each batch every step costs the same, and M_l learns all the time.
 
-What makes it work: `label`, and a learning rate that falls: the M_l must keep up with blocks that move.
+What makes it work: `label`, and models that learn faster than the blocks whose errors they predict. Block and model have one optimizer, so
+the output of M_l is multiplied by `speed`, and a step of Adam moves the prediction so many times as far.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ import jax.numpy as jnp
 
 from locallearn.block import Block, State, WithHead
 from locallearn.chain import Chain, Row
-from locallearn.fields import Count, NonNegativeInt
+from locallearn.fields import Count, NonNegativeInt, Positive
 from locallearn.rule import Batch, Info, Message, Rule
 from locallearn.rules._common import cross_entropy, forward_body, head_key, label, unknown_classes
 
@@ -72,7 +73,7 @@ def affine(layer: Affine, v: jax.Array) -> jax.Array:
     return jax.lax.conv_general_dilated(v, layer.kernel, (1,) * len(space), "SAME", dimension_numbers=numbers) + layer.bias
 
 
-def synthesise(block: Block, layers: tuple[Affine, ...], h: jax.Array, y: Any) -> jax.Array:
+def synthesise(block: Block, layers: tuple[Affine, ...], h: jax.Array, y: Any, speed: float) -> jax.Array:
     """ĝ_l, for each example: [batch, *out_shape]. y: [batch], or None."""
     v = h
     if y is not None:
@@ -80,48 +81,53 @@ def synthesise(block: Block, layers: tuple[Affine, ...], h: jax.Array, y: Any) -
         v = jnp.concatenate([h, jnp.broadcast_to(planes, (*h.shape[:-1], block.classes))], -1)
     for layer in layers[:-1]:
         v = jax.nn.relu(affine(layer, v))
-    return affine(layers[-1], v)
+    return speed * affine(layers[-1], v)
 
 
-def backward(block: Block, state: State, x: jax.Array, y: Any, *, every: int) -> Pulled:
+def backward(block: Block, state: State, x: jax.Array, y: Any, *, every: int, speed: float) -> Pulled:
     """∇θ_l by the predicted error, and the error of the input. x: [batch, *in_shape]; y: the labels, which the top must have."""
     h, pull = jax.vjp(block.apply, state.params.block, x)
     loss, error = None, None
     if block.top:
         loss, error = jax.value_and_grad(cross_entropy)(h, y)
     else:
-        error = synthesise(block, state.params.head, h, y) / x.shape[0]
+        error = synthesise(block, state.params.head, h, y, speed) / x.shape[0]
     grads, down = pull(error)
     return Pulled(grads, None if block.bottom else (down * x.shape[0])[::every], loss)
 
 
-def regress(block: Block, state: State, h: jax.Array, y: Any, told: Any, grads: Any, *, every: int) -> WithHead:
+def regress(block: Block, state: State, h: jax.Array, y: Any, told: Any, grads: Any, *, every: int, speed: float) -> WithHead:
     """∇θ_l and ∇M_l. told: g_l of every `every`-th example, as many as there are."""
     if block.top:
         return WithHead(grads, ())
     some = None if y is None else y[::every]
 
     def miss(layers: tuple[Affine, ...]) -> jax.Array:
-        return 0.5 * jnp.sum((synthesise(block, layers, h[::every], some) - told) ** 2) / told.shape[0]
+        return 0.5 * jnp.sum((synthesise(block, layers, h[::every], some, speed) - told) ** 2) / told.shape[0]
 
     return WithHead(grads, jax.grad(miss)(state.params.head))
 
 
-def likeness(block: Block, state: State, h: jax.Array, y: Any, told: Any) -> jax.Array:
+def likeness(block: Block, state: State, h: jax.Array, y: Any, told: Any, *, speed: float) -> jax.Array:
     """Cosine of ĝ_l and g_l, over the whole batch; 1 at the top."""
     if block.top:
         return jnp.ones(())
-    own = synthesise(block, state.params.head, h, y)
+    own = synthesise(block, state.params.head, h, y, speed)
     return jnp.sum(own * told) / jnp.maximum(jnp.linalg.norm(own) * jnp.linalg.norm(told), jnp.finfo(own.dtype).tiny)
 
 
 @dataclass(frozen=True)
 class SyntheticGradients(Rule):
-    """Synthetic gradients. every: one in so many examples has its error sent. label: M_l sees the class. hidden: units of M_l, or 0."""
+    """Synthetic gradients.
+
+    every: one in so many examples has its error sent. label: M_l sees the class. hidden: units of M_l, 0 for a linear one. speed: what the
+    output of M_l is multiplied by.
+    """
 
     every: Count = 1
     label: bool = True
     hidden: NonNegativeInt = 0
+    speed: Positive = 8.0
 
     messages: ClassVar = {
         "activation": Message("activation", "up", "h_l, once"),
@@ -156,14 +162,14 @@ class SyntheticGradients(Rule):
         """Every block as soon as it has its input; then what it is told of its error."""
         x, h, y, pulled = self.pass_through(chain, state, batch, self.every)
         told = chain.down("error", pulled.down, last=None)
-        grads = chain.map(regress, state, h, y, told, pulled.grads, every=self.every)
+        grads = chain.map(regress, state, h, y, told, pulled.grads, every=self.every, speed=self.speed)
         return grads, state.memory, Info(pulled.loss[-1], x)
 
     def pass_through(self, chain: Chain, state: Row, batch: Batch, every: int) -> tuple[Row, Row, Row, Row]:
         """(inputs, outputs, labels where they are known, what `backward` gives) of every block."""
         x, h = chain.sweep_up("activation", forward_body, state, first=batch.x)
         y = chain.broadcast("label", chain.at_top(label, batch.y)) if self.label else chain.with_top(Row([None] * chain.n), batch.y)
-        return x, h, y, chain.map(backward, state, x, y, every=every)
+        return x, h, y, chain.map(backward, state, x, y, every=every, speed=self.speed)
 
     def predict(self, chain: Chain, state: Row, x: Any) -> Any:
         """A plain forward pass."""
@@ -172,4 +178,4 @@ class SyntheticGradients(Rule):
     def diagnose(self, chain: Chain, state: Row, batch: Batch) -> dict[str, Row]:
         """likeness: cosine of the predicted error with what the block above says."""
         _, h, y, pulled = self.pass_through(chain, state, batch, 1)
-        return {"likeness": chain.map(likeness, state, h, y, chain.down("error", pulled.down, last=None))}
+        return {"likeness": chain.map(likeness, state, h, y, chain.down("error", pulled.down, last=None), speed=self.speed)}

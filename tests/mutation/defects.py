@@ -80,8 +80,8 @@ DEFECTS = [
     Defect(
         "synthetic_gradients",
         "errors of other examples than those that were sent",
-        "h[::every], some) - told",
-        "h[: told.shape[0]], some) - told",
+        "h[::every], some, speed) - told",
+        "h[: told.shape[0]], some, speed) - told",
     ),
     Defect("features_replay", "the error meets the input of another step", "state.memory.inputs[0]", "state.memory.inputs[-1]"),
     # Energy-based

@@ -51,7 +51,7 @@ def with_models(net, make):
 def perfect(net):
     """For one example a constant is a perfect model of its error."""
     errors = true_errors(net)
-    return with_models(net, lambda l, head: (Affine(jnp.zeros_like(head[0].kernel), errors[l][0]),))
+    return with_models(net, lambda l, head: (Affine(jnp.zeros_like(head[0].kernel), errors[l][0] / net.rule.speed),))
 
 
 @pytest.mark.parametrize("label", [True, False])
@@ -77,7 +77,7 @@ def test_models_that_begin_at_zero_hold_the_blocks_still_and_hear_the_truth_from
     grads, _, _ = net.gradients(zero)
     for g in grads[:3]:
         assert all(jnp.all(leaf == 0) for leaf in jax.tree.leaves(g.block))
-    np.testing.assert_allclose(grads[2].head[0].bias, -true_errors(net)[2].mean(0), atol=1e-14)
+    np.testing.assert_allclose(grads[2].head[0].bias, -8 * true_errors(net)[2].mean(0), atol=1e-13)
     for g in grads[:2]:
         assert all(jnp.all(leaf == 0) for leaf in jax.tree.leaves(g.head)), "what a model that says nothing passes on"
     fresh = [net.rule.init(block, jax.random.key(1)).params.head for block in net.blocks[:3]]
@@ -89,7 +89,7 @@ def test_models_that_begin_at_zero_hold_the_blocks_still_and_hear_the_truth_from
 
 @pytest.mark.parametrize(("label", "every", "hidden"), [(True, 1, 0), (True, 3, 0), (False, 2, 9), (True, 2, 9)])
 def test_blocks_and_models_by_hand(small, dense, assert_close, label, every, hidden):
-    net = small(SyntheticGradients(every=every, label=label, hidden=hidden))
+    net = small(SyntheticGradients(every=every, label=label, hidden=hidden, speed=3.0))
     h, labels = outputs(net), jnp.eye(3)[net.batch.y]
     blocks = [state.params.block for state in net.state]
 
@@ -97,7 +97,7 @@ def test_blocks_and_models_by_hand(small, dense, assert_close, label, every, hid
         v = jnp.concatenate([h, labels], 1) if label else h
         if hidden:
             v = jnp.maximum(v @ layers[0].kernel + layers[0].bias, 0)
-        return v @ layers[-1].kernel + layers[-1].bias
+        return 3 * (v @ layers[-1].kernel + layers[-1].bias)
 
     said = [model(net.state[l].params.head, h[l], labels) for l in range(3)]
     said.append(jax.nn.softmax(h[3]) - labels)
