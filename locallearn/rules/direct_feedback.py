@@ -80,7 +80,7 @@ class DirectFeedback(Rule):
 
     scale: Positive = 1.0
     error: Literal["full", "sign", "ternary"] = "full"
-    threshold: Fraction = 0.1
+    threshold: Fraction = 0.25
 
     messages: ClassVar = {
         "activation": Message("activation", "up", "h_l, once"),

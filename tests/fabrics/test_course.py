@@ -18,6 +18,7 @@ class Script:
     """A session whose loss and number of right answers are functions of the step; `log` has what it was asked to do."""
 
     compile_seconds = 0.0
+    whole = False
 
     def __init__(self, setup, loss=lambda step: 1.0, right=lambda step: 0, told=None):
         self.setup, self.loss, self.right, self.told = setup, loss, right, told
@@ -137,6 +138,30 @@ def test_bytes_end_the_run_before_they_are_passed_and_no_earlier(make_setup, pha
             end = last(limit)
             assert (end.step, end.reason, end.traffic.bytes) == (step, "bytes", budget)
     assert last(spent[40])[:2] == (40, "steps")
+
+
+class Whole(Script):
+    """A script that holds all shards."""
+
+    whole = True
+
+
+def test_a_session_that_holds_all_shards_keeps_snapshots_after_any_step(make_setup):
+    setup = make_setup(steps=20, every=5)
+    kept = events(Whole(setup, loss=float), Snapshot, keep_seconds=0)
+    assert {5, 10, 15} < {snapshot.step for snapshot in kept} < set(range(1, 20))
+    for snapshot in kept:
+        since = range(snapshot.step - snapshot.step % 5, snapshot.step)
+        assert snapshot.losses == (pytest.approx(sum(since)), len(since))
+        rest = events(Whole(setup, loss=float), Evaluated, resume=snapshot)
+        assert [(e.step, e.train_loss) for e in rest] == [(k, pytest.approx(k - 3)) for k in (5, 10, 15, 20) if k > snapshot.step]
+
+
+def test_who_leaves_gets_a_snapshot_at_once(make_setup):
+    session = Whole(make_setup(steps=20, every=20))
+    course = train(session, keep_seconds=1e9, leaving=lambda: session.step >= 3)
+    seen = [next(event for event in course if isinstance(event, Snapshot)), session.step]
+    assert seen[0].step == seen[1] < 20
 
 
 def test_snapshots_are_kept_between_evaluations_but_not_at_the_end(make_setup):

@@ -122,8 +122,10 @@ def test_a_course_resumed_from_its_snapshot_ends_with_the_same_bits(make_setup, 
     setup = make_setup([phase("backprop", 5), phase("direct_feedback", 4)], codec=FEEDBACK, shards=2, every=3)
     events = list(train(kind(setup), keep_seconds=0))
     snapshots = [event for event in events if isinstance(event, Snapshot)]
-    assert [snapshot.step for snapshot in snapshots] == [3, 5, 6]
-    for snapshot in snapshots[:1] if kind is EagerSession else snapshots[1:2]:  # within the first stage, and at its end
+    at = {snapshot.step: snapshot for snapshot in snapshots}
+    assert list(at) == sorted(at)
+    assert {3, 5, 6} <= at.keys() < set(range(10)), "at evaluations and between them, but not at the end"
+    for snapshot in (at[3], snapshots[0]) if kind is EagerSession else (at[5],):  # within the first stage, and at its end
         rest = list(train(kind(setup), resume=snapshot))
         assert isinstance(rest[-1], Finished)
         assert_same(rest[-1].shards, events[-1].shards)

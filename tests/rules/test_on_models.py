@@ -18,6 +18,8 @@ from locallearn.runtime.local import Fused
 from locallearn.runtime.wiring import Wiring
 from locallearn.train import Optimizer
 
+pytestmark = pytest.mark.slow  # some ninety programs, two minutes of compiling
+
 SHAPE, CLASSES, COUNT = (8, 8, 1), 3, 6
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 """A program that runs once is not worth optimising."""

@@ -86,7 +86,7 @@ def test_blocks_above_see_the_source_only_through_prototypes(small):
 
 
 def test_convolutions_have_prototypes_of_the_shape_before_what_follows_them(convolutional, assert_close):
-    net = convolutional(SignalPropagation())
+    net = convolutional(SignalPropagation(scale=1.0))
     assert net.state[0].params.head.shape == (3, 4, 4, 3)
 
     def near(params):
