@@ -47,7 +47,7 @@ def sweep(path: Path, *, only: Sequence[str], how: Mapping[str, Any], runs: Path
     with contextlib.ExitStack() as stack:
         interrupted = stack.enter_context(polite())
         progress = stack.enter_context(SweepProgress(sys.stdout, quiet))
-        each = How(**how, tell=progress.of_run, interrupted=interrupted, source=str(path), crews=_crews(how["on"], stack))
+        each = How(**how, tell=progress.of_run, interrupted=interrupted, source=str(path))
         course = Course(folder, each, progress, flags["retry_failed"], flags["fail_fast"], flags["keep_going"])
         write_sweep(folder, found, path, document.data)
         try:
@@ -56,15 +56,6 @@ def sweep(path: Path, *, only: Sequence[str], how: Mapping[str, Any], runs: Path
             stack.close()
             _conclude(course, quiet)
     return 1 if any(outcome.state == FAILED for outcome in course.outcomes) else 0
-
-
-def _crews(on: str, stack: contextlib.ExitStack) -> Any:
-    """What the runs of a sweep on Ray share: one Ray, and its actors."""
-    if on != "ray":
-        return None
-    from locallearn.runtime.cluster import Crews
-
-    return stack.enter_context(Crews())
 
 
 def _conclude(course: Course, quiet: bool) -> None:

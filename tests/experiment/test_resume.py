@@ -18,7 +18,6 @@ from locallearn.experiment.record import TIMES
 from locallearn.experiment.result import load
 from locallearn.experiment.run import How, Interrupted, execute
 from locallearn.experiment.store import Store
-from locallearn.runtime.cluster import Crews
 from locallearn.runtime.training import Evaluated, Progress, Snapshot
 
 CONFIG = {
@@ -252,18 +251,6 @@ def test_a_run_on_actors_that_was_killed_goes_on_and_equals_the_eager_fabric(tmp
     result = execute(configuration(config_file), How("ray", tell=seen.append), directory)
     assert seen[0].resumed >= 3, "it began again"
     assert_same(result, execute(configuration(config_file), EAGER))
-
-
-@pytest.mark.ray
-def test_the_runs_of_a_sweep_share_their_actors():
-    config = {**CONFIG, "train": {"steps": 6, "batch": 16, "evaluate_every": 3}}
-    with Crews() as crews:
-        processes = []
-        for seed in (0, 1):
-            one = configuration({**config, "seed": seed})
-            assert_same(execute(one, How("ray", crews=crews)), execute(one, EAGER))
-            processes.append(list(crews.of(2).processes))
-    assert processes[0] == processes[1]
 
 
 def _is_snapshot(seen):

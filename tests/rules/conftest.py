@@ -19,14 +19,6 @@ from locallearn.runtime.local import Fused
 from locallearn.runtime.wiring import Wiring, choose_codecs
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly():
-    """These programs run a few times on tiny arrays: what XLA spends on making them fast is most of the time of these tests."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 class Small:
     """A rule on a dense network, with four examples. No parameter is zero, nor any memory: none of them is tested in vain."""
 
