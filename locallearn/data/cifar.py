@@ -3,47 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from locallearn.data.dataset import Arrays, Dataset, limited
-from locallearn.data.fetch import download
-from locallearn.data.files import locate, present, read_published
+from locallearn.data.files import read_published
+from locallearn.data.imagefiles import ImageFiles
 from locallearn.data.intake import Intake
 from locallearn.data.published import PUBLISHED
 from locallearn.errors import DataError
-from locallearn.fields import Count
-from locallearn.markers import Aside
 
 
 @dataclass(frozen=True)
-class _Cifar:
+class _Cifar(ImageFiles):
     """Records of one or two bytes of labels, the last of which counts, and 3072 of pixels: red, green and blue, row by row."""
 
-    name: ClassVar[str]
+    sizes: ClassVar[tuple[int, int]] = (50000, 10000)
     example_shape: ClassVar[tuple[int, ...]] = (32, 32, 3)
     classes: ClassVar[int]
     licence: ClassVar[str] = "none stated; cite Krizhevsky (2009)"
     means: ClassVar[tuple[float, float, float]]  # of each channel over the training images, in 0..1, as everybody publishes them
     deviations: ClassVar[tuple[float, float, float]]
 
-    folder: Annotated[str | None, Aside()] = None  # with the files; else the variable LOCALLEARN_DATA, else the user's cache
-    download: Annotated[bool, Aside()] = False  # fetch missing files
     unverified: bool = False  # take files whose checksums are not the published ones'; the results say so
-    limit: Count | None = None  # use only so many training examples, in the classes' proportions
-    centred: bool = False  # values from -1 to 1 instead of 0 to 1
-    standardised: bool = False  # each channel with mean 0 and standard deviation 1
-
-    @property
-    def train_size(self) -> int:
-        """Training examples."""
-        return self.limit or 50000
-
-    @property
-    def test_size(self) -> int:
-        """Test examples."""
-        return 10000
 
     @property
     def intake(self) -> Intake:
@@ -53,23 +36,9 @@ class _Cifar:
             mean, deviation = self.means, self.deviations
         return Intake(tuple(255 * m for m in mean), tuple(1 / (255 * d) for d in deviation))
 
-    def problems(self) -> list[tuple[str, str]]:
-        """Two scalings at once."""
-        return [("standardised", "give `centred` or `standardised`, not both")] if self.centred and self.standardised else []
-
-    def source(self) -> str:
-        """The folder where the files are, or are looked for."""
-        return str(locate(self.name, self.folder))
-
-    def available(self) -> bool:
-        """Whether all files exist; their checksums are left to `load`."""
-        place = locate(self.name, self.folder)
-        return len(present(self.name, place)) == len(PUBLISHED[self.name].files)
-
     def load(self) -> Dataset:
         """The images as bytes; DataError if a file is missing, truncated or altered."""
-        if self.download and not self.available():
-            download(self.name, self.folder)
+        self.fetch()
         files = PUBLISHED[self.name].files
         contents = read_published(self.name, self.folder, self.unverified)
         parts = [_records(content, file.name, self.classes) for content, file in zip(contents, files, strict=True)]

@@ -3,69 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from locallearn.data.dataset import Arrays, Dataset, limited
-from locallearn.data.fetch import download
-from locallearn.data.files import locate, present, read_published
+from locallearn.data.files import read_published
 from locallearn.data.idx import parse_idx
+from locallearn.data.imagefiles import ImageFiles
 from locallearn.data.intake import Intake
 from locallearn.data.published import PUBLISHED
-from locallearn.fields import Count
-from locallearn.markers import Aside
 
 
 @dataclass(frozen=True)
-class _IdxImages:
+class _IdxImages(ImageFiles):
     """Images and labels in four IDX files, in the order of the table of published files."""
 
-    name: ClassVar[str]
     example_shape: ClassVar[tuple[int, ...]] = (28, 28, 1)
     classes: ClassVar[int] = 10
     mean: ClassVar[float]  # over the pixels of the training images, in 0..1, as everybody publishes it
     deviation: ClassVar[float]
     sizes: ClassVar[tuple[int, int]] = (60000, 10000)
 
-    folder: Annotated[str | None, Aside()] = None  # with the files; else the variable LOCALLEARN_DATA, else the user's cache
-    download: Annotated[bool, Aside()] = False  # fetch missing files
-    limit: Count | None = None  # use only so many training examples, in the classes' proportions
-    centred: bool = False  # values from -1 to 1 instead of 0 to 1
-    standardised: bool = False  # values with mean 0 and standard deviation 1
-
-    @property
-    def train_size(self) -> int:
-        """Training examples."""
-        return self.limit or self.sizes[0]
-
-    @property
-    def test_size(self) -> int:
-        """Test examples."""
-        return self.sizes[1]
-
     @property
     def intake(self) -> Intake:
         """Images are stored as the bottom block sees them; what is cropped is filled with black."""
         return Intake(blank=float(self._scaled(np.zeros((), np.uint8))))
 
-    def problems(self) -> list[tuple[str, str]]:
-        """Two scalings at once."""
-        return [("standardised", "give `centred` or `standardised`, not both")] if self.centred and self.standardised else []
-
-    def source(self) -> str:
-        """The folder where the files are, or are looked for."""
-        return str(locate(self.name, self.folder))
-
-    def available(self) -> bool:
-        """Whether all files exist; their checksums are left to `load`."""
-        place = locate(self.name, self.folder)
-        return len(present(self.name, place)) == len(PUBLISHED[self.name].files)
-
     def load(self) -> Dataset:
         """The images, values scaled; DataError if a file is missing, truncated or altered."""
-        if self.download and not self.available():
-            download(self.name, self.folder)
+        self.fetch()
         contents = zip(read_published(self.name, self.folder), PUBLISHED[self.name].files, strict=True)
         arrays = [parse_idx(content, file.name) for content, file in contents]
         train = limited(self.name, Arrays(*arrays[:2]), self.limit)

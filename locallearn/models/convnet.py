@@ -132,6 +132,7 @@ class VGG8b:
     """
 
     name: ClassVar[str] = "vgg8b"
+    plan: ClassVar[Plan] = PLAN_8B
 
     width: Positive = 1.0
     dense: tuple[Count, ...] = (1024,)
@@ -145,39 +146,22 @@ class VGG8b:
         return unfit(example_shape, self._layers())
 
     def blocks(self, example_shape: tuple[int, ...], classes: int) -> list[Block]:
-        """Six convolutions, the dense layers, the top."""
+        """The convolutions, the dense layers, the top."""
         return network(example_shape, classes, self._layers(), self.dense, self.init, self.gain)
 
     def _layers(self) -> list[Layer]:
-        return vgg(PLAN_8B, self.width, self.activation, self.norm)
+        return vgg(self.plan, self.width, self.activation, self.norm)
 
 
 @dataclass(frozen=True)
-class VGG11b:
+class VGG11b(VGG8b):
     """As VGG8b, with nine convolutions.
 
     Nøkland & Eidnes (2019), https://arxiv.org/abs/1901.06656. width: multiplies the channels; the paper's "3x" is 3. dense: hidden widths.
     """
 
     name: ClassVar[str] = "vgg11b"
-
-    width: Positive = 1.0
-    dense: tuple[Count, ...] = (1024,)
-    activation: Activation = "leaky_relu"
-    norm: Norm = "batch"
-    init: Init = "he"
-    gain: Positive = 1.0
-
-    def problems(self, example_shape: tuple[int, ...], classes: int) -> Problems:
-        """(field, what is wrong) where this model does not fit the data."""
-        return unfit(example_shape, self._layers())
-
-    def blocks(self, example_shape: tuple[int, ...], classes: int) -> list[Block]:
-        """Nine convolutions, the dense layers, the top."""
-        return network(example_shape, classes, self._layers(), self.dense, self.init, self.gain)
-
-    def _layers(self) -> list[Layer]:
-        return vgg(PLAN_11B, self.width, self.activation, self.norm)
+    plan: ClassVar[Plan] = PLAN_11B
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,9 @@ class ResNet20:
     """
 
     name: ClassVar[str] = "resnet20"
+    stages: ClassVar[tuple[int, ...]] = (16, 32, 64)
+    depth: ClassVar[int] = 3
+    projection: ClassVar[bool] = False
 
     width: Positive = 1.0
     norm: Norm = "batch"
@@ -102,30 +105,20 @@ class ResNet20:
         return unfit(example_shape)
 
     def blocks(self, example_shape: tuple[int, ...], classes: int) -> list[Block]:
-        """The stem, nine residual blocks, the top."""
-        stages = [scaled(c, self.width) for c in (16, 32, 64)]
-        return network(example_shape, classes, stages, 3, projection=False, norm=self.norm, init=INITS[self.init](self.gain))
+        """The stem, the residual blocks, the top."""
+        stages = [scaled(c, self.width) for c in self.stages]
+        init = INITS[self.init](self.gain)
+        return network(example_shape, classes, stages, self.depth, projection=self.projection, norm=self.norm, init=init)
 
 
 @dataclass(frozen=True)
-class ResNet18:
+class ResNet18(ResNet20):
     """The residual network of 18 layers without early pooling, as for CIFAR: four stages of two blocks with 64 to 512 channels.
 
     width: multiplies the channels.
     """
 
     name: ClassVar[str] = "resnet18"
-
-    width: Positive = 1.0
-    norm: Norm = "batch"
-    init: Init = "he"
-    gain: Positive = 1.0
-
-    def problems(self, example_shape: tuple[int, ...], classes: int) -> Problems:
-        """What is wrong where this model does not fit the data."""
-        return unfit(example_shape)
-
-    def blocks(self, example_shape: tuple[int, ...], classes: int) -> list[Block]:
-        """The stem, eight residual blocks, the top."""
-        stages = [scaled(c, self.width) for c in (64, 128, 256, 512)]
-        return network(example_shape, classes, stages, 2, projection=True, norm=self.norm, init=INITS[self.init](self.gain))
+    stages: ClassVar[tuple[int, ...]] = (64, 128, 256, 512)
+    depth: ClassVar[int] = 2
+    projection: ClassVar[bool] = True

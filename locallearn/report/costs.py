@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from locallearn.block import Block
@@ -51,6 +53,32 @@ class Costs(NamedTuple):
     hops: int
     locking: tuple[str, ...]
     model: dict[str, Any]
+
+
+TABLE = Path(__file__).parent / "costs.json"
+"""The costs of our rules with their default settings: a listing need not measure them. `python -m locallearn.report.costs` writes it."""
+
+
+def costs_by_name(name: str) -> Costs:
+    """The costs of a rule with its default settings: from the table, or measured if it is another package's."""
+    from locallearn.rules import OURS, RULES
+
+    known = _table().get(name) if name in OURS else None
+    if known is None:
+        return costs_of(RULES[name]())
+    return Costs(Amount(*known["up"]), Amount(*known["down"]), known["hops"], tuple(known["locking"]), known["model"])
+
+
+@functools.cache
+def _table() -> dict[str, Any]:
+    return json.loads(TABLE.read_text())
+
+
+def measured() -> dict[str, Any]:
+    """The table, measured anew."""
+    from locallearn.rules import OURS, RULES
+
+    return json.loads(json.dumps({name: costs_of(RULES[name]())._asdict() for name in OURS}))
 
 
 @functools.lru_cache(maxsize=256)
@@ -129,3 +157,7 @@ def _linear(unit: float, rest: float) -> str:
     if not unit:
         return f"{rest:g}" if rest else ""
     return f"{unit:g}n" + (f" {'+' if rest > 0 else '-'} {abs(rest):g}" if rest else "")
+
+
+if __name__ == "__main__":
+    TABLE.write_text("{\n" + ",\n".join(f'"{name}": {json.dumps(row)}' for name, row in measured().items()) + "\n}\n")

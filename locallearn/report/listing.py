@@ -26,18 +26,18 @@ def rule_rows() -> Iterator[dict[str, Any]]:
                     "family": family,
                     "summary": title(rule),
                     "assumes": rule.assumes,
-                    **_costs(rule),
+                    **_costs(name),
                     "messages": {key: f"{message.kind} {message.direction}" for key, message in rule.messages.items()},
                     "parameters": defaults(rule),
                 }
 
 
-def _costs(rule: type) -> dict[str, Any]:
+def _costs(name: str) -> dict[str, Any]:
     """What a rule with its default settings costs; null where none of the standard networks suits it."""
-    from locallearn.report.costs import Unsuited, costs_of
+    from locallearn.report.costs import Unsuited, costs_by_name
 
     try:
-        costs = costs_of(rule())
+        costs = costs_by_name(name)
     except Unsuited:
         return {"locking": None, "bytes_up": None, "bytes_down": None}
     return {"locking": list(costs.locking), "bytes_up": str(costs.up), "bytes_down": str(costs.down)}

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union
 
 from locallearn.config.mistakes import hint
 from locallearn.errors import ConfigError, Problem
-from locallearn.report.costs import Costs, costs_of
+from locallearn.report.costs import Costs, costs_by_name
 from locallearn.report.listing import WIDTH
 from locallearn.report.tabular import cell
 from locallearn.words import size
@@ -49,7 +49,7 @@ def rule_page(name: str) -> str:
         parts.append(_wrapped(inspect.getdoc(rule) or ""))
     parts += ["\n".join(["hyperparameters", *_parameter_lines(rule)])]
     parts += ["\n".join(["messages", *_message_lines(rule)])]
-    costs = costs_of(rule())
+    costs = costs_by_name(name)
     parts += [
         "\n".join(_cost_lines(costs)),
         _filled(f"assumes {rule.assumes}", ""),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from locallearn.block import Block, State
+from locallearn.chain import Chain, Row
+from locallearn.rule import Batch, Info, Rule
 
 Distribution = Literal["normal", "rademacher"]
 
@@ -56,3 +59,29 @@ def length(block: Block, grads: Any) -> jax.Array:
 def each_cross_entropy(h: jax.Array, y: jax.Array) -> jax.Array:
     """Softmax cross-entropy of each example: [batch]. h: [batch, classes], y: [batch] int."""
     return -jnp.take_along_axis(jax.nn.log_softmax(h), y[:, None].astype(jnp.int32), 1)[:, 0]
+
+
+@dataclass(frozen=True)
+class Perturbation(Rule):
+    """A rule whose `estimate` gives (row of `Estimate`, Info)."""
+
+    family: ClassVar = "perturbation"
+
+    @property
+    def additive_over_batch(self) -> bool:
+        """Parts of a batch would draw other directions."""
+        return False
+
+    def estimate(self, chain: Chain, state: Row, batch: Batch) -> tuple[Row, Info]:
+        """What each block makes of its perturbations."""
+        raise NotImplementedError
+
+    def gradients(self, chain: Chain, state: Row, batch: Batch) -> tuple[Row, Row, Info]:
+        """The whole algorithm."""
+        estimate, info = self.estimate(chain, state, batch)
+        return estimate.grads, state.memory, info
+
+    def diagnose(self, chain: Chain, state: Row, batch: Batch) -> dict[str, Row]:
+        """The length of the estimated gradient, and the mean size of the projections."""
+        estimate, _ = self.estimate(chain, state, batch)
+        return {"gradient_norm": chain.map(length, estimate.grads), "projection": estimate.projection}

@@ -27,9 +27,9 @@ import jax.numpy as jnp
 from locallearn.block import Block, State
 from locallearn.chain import Chain, Row
 from locallearn.fields import Count
-from locallearn.rule import Batch, Info, Message, Rule, forward
+from locallearn.rule import Batch, Info, Message, forward
 from locallearn.rules._common import output_error
-from locallearn.rules._perturbation import Distribution, along, direction, length, nothing
+from locallearn.rules._perturbation import Distribution, Perturbation, along, direction, nothing
 
 
 def tangent(block: Block, state: State, v: Any, x: jax.Array, t: Any) -> jax.Array:
@@ -45,7 +45,7 @@ def slope(block: Block, error: jax.Array, t: jax.Array) -> jax.Array:
 
 
 @dataclass(frozen=True)
-class ForwardGradient(Rule):
+class ForwardGradient(Perturbation):
     """Forward gradients with softmax cross-entropy. samples: directions in a step."""
 
     samples: Count = 1
@@ -56,23 +56,7 @@ class ForwardGradient(Rule):
         "tangent": Message("activation", "up", "t_l, once for each direction"),
         "projection": Message("scalar", "broadcast from the top", "g, once for each direction"),
     }
-    family: ClassVar = "perturbation"
     assumes: ClassVar = "derivatives along one direction, carried upwards; forward and update locked"
-
-    @property
-    def additive_over_batch(self) -> bool:
-        """Parts of a batch would look in other directions."""
-        return False
-
-    def gradients(self, chain: Chain, state: Row, batch: Batch) -> tuple[Row, Row, Info]:
-        """The whole algorithm."""
-        estimate, info = self.estimate(chain, state, batch)
-        return estimate.grads, state.memory, info
-
-    def diagnose(self, chain: Chain, state: Row, batch: Batch) -> dict[str, Row]:
-        """The length of the estimated gradient, and |g|."""
-        estimate, _ = self.estimate(chain, state, batch)
-        return {"gradient_norm": chain.map(length, estimate.grads), "projection": estimate.projection}
 
     def estimate(self, chain: Chain, state: Row, batch: Batch) -> tuple[Row, Info]:
         """(row of estimates, loss and inputs)."""

@@ -30,8 +30,8 @@ import jax.numpy as jnp
 from locallearn.block import Block, State
 from locallearn.chain import Chain, Row
 from locallearn.fields import Count, Positive
-from locallearn.rule import Batch, Info, Message, Rule, forward
-from locallearn.rules._perturbation import Estimate, each_cross_entropy, length, noise, nothing, own_key
+from locallearn.rule import Batch, Info, Message, forward
+from locallearn.rules._perturbation import Estimate, Perturbation, each_cross_entropy, noise, nothing, own_key
 
 
 def jitter(block: Block, key: jax.Array, number: Any, u: jax.Array) -> jax.Array:
@@ -71,7 +71,7 @@ def credit(
 
 
 @dataclass(frozen=True)
-class NodePerturbation(Rule):
+class NodePerturbation(Perturbation):
     """Node perturbation with softmax cross-entropy. sigma: size of the noise. samples: noisy passes in a step."""
 
     sigma: Positive = 0.01
@@ -82,24 +82,8 @@ class NodePerturbation(Rule):
         "noisy": Message("activation", "up", "h̃_l, once for each sample"),
         "difference": Message("scalar", "broadcast from the top", "δ of each example, once for each sample"),
     }
-    family: ClassVar = "perturbation"
     assumes: ClassVar = "two forward passes, one of them with noise in every unit; forward and update locked"
     needs: ClassVar = "pre and post"
-
-    @property
-    def additive_over_batch(self) -> bool:
-        """Parts of a batch would have other noise."""
-        return False
-
-    def gradients(self, chain: Chain, state: Row, batch: Batch) -> tuple[Row, Row, Info]:
-        """The whole algorithm."""
-        estimate, info = self.estimate(chain, state, batch)
-        return estimate.grads, state.memory, info
-
-    def diagnose(self, chain: Chain, state: Row, batch: Batch) -> dict[str, Row]:
-        """The length of the estimated gradient, and the mean of |δ| / σ."""
-        estimate, _ = self.estimate(chain, state, batch)
-        return {"gradient_norm": chain.map(length, estimate.grads), "projection": estimate.projection}
 
     def estimate(self, chain: Chain, state: Row, batch: Batch) -> tuple[Row, Info]:
         """(row of estimates, loss and inputs)."""

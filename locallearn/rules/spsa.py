@@ -30,9 +30,9 @@ import jax.numpy as jnp
 from locallearn.block import Block, State
 from locallearn.chain import Chain, Row
 from locallearn.fields import Count, Positive
-from locallearn.rule import Batch, Info, Message, Rule
+from locallearn.rule import Batch, Info, Message
 from locallearn.rules._common import cross_entropy
-from locallearn.rules._perturbation import Distribution, along, direction, length, nothing
+from locallearn.rules._perturbation import Distribution, Perturbation, along, direction, nothing
 
 
 class Projected(NamedTuple):
@@ -69,7 +69,7 @@ def add(block: Block, total: jax.Array, loss: jax.Array, *, samples: int) -> jax
 
 
 @dataclass(frozen=True)
-class SPSA(Rule):
+class SPSA(Perturbation):
     """Simultaneous perturbation with softmax cross-entropy. epsilon: half the distance of the two passes. samples: directions in a step."""
 
     epsilon: Positive = 1e-3
@@ -80,26 +80,10 @@ class SPSA(Rule):
         "activation": Message("activation", "up", "h_l of θ + εv and of θ - εv together, once for each direction"),
         "projection": Message("scalar", "broadcast from the top", "g, once for each direction"),
     }
-    family: ClassVar = "perturbation"
     assumes: ClassVar = "two forward passes for each direction; forward and update locked"
 
-    @property
-    def additive_over_batch(self) -> bool:
-        """Parts of a batch would look in other directions."""
-        return False
-
-    def gradients(self, chain: Chain, state: Row, batch: Batch) -> tuple[Row, Row, Info]:
-        """The whole algorithm."""
-        estimate, loss = self.estimate(chain, state, batch)
-        return estimate.grads, state.memory, Info(loss)
-
-    def diagnose(self, chain: Chain, state: Row, batch: Batch) -> dict[str, Row]:
-        """The length of the estimated gradient, and |g|."""
-        estimate, _ = self.estimate(chain, state, batch)
-        return {"gradient_norm": chain.map(length, estimate.grads), "projection": estimate.projection}
-
-    def estimate(self, chain: Chain, state: Row, batch: Batch) -> tuple[Row, Any]:
-        """(row of estimates, loss at the top)."""
+    def estimate(self, chain: Chain, state: Row, batch: Batch) -> tuple[Row, Info]:
+        """(row of estimates, loss)."""
 
         def turn(number: Any, carry: tuple[Row, Any]) -> tuple[Row, Any]:
             so_far, total = carry
@@ -110,4 +94,5 @@ class SPSA(Rule):
             return chain.map(along, so_far, v, g, samples=self.samples), chain.at_top(add, total, top.loss, samples=self.samples)
 
         start: tuple[Row, Any] = chain.map(nothing, state), chain.at_top(no_loss, state)
-        return chain.repeat(self.samples, turn, start)
+        estimate, loss = chain.repeat(self.samples, turn, start)
+        return estimate, Info(loss)

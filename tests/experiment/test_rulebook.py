@@ -1,5 +1,6 @@
 """What the command line tells of rules: costs and locking against what is known, pages, the list, and files that run."""
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -12,7 +13,7 @@ from locallearn.cli import code_of
 from locallearn.config.reading import parse
 from locallearn.config.run import resolve
 from locallearn.models import MLP
-from locallearn.report.costs import Amount, _fitted, costs_of, suited
+from locallearn.report.costs import TABLE, Amount, _fitted, costs_of, measured, suited
 from locallearn.report.listing import rule_lines, rule_rows
 from locallearn.report.newfile import new_text
 from locallearn.report.page import kind_of, parameters, rule_page
@@ -54,6 +55,11 @@ def test_a_network_that_the_rule_takes():
     assert suited(RULES["backprop"](), 12, 3)["activation"] == "relu"
     assert suited(RULES["equilibrium_propagation"](), 12, 3)["activation"] == "hard_sigmoid"
     assert suited(RULES["noprop"](), 12, 3)["name"] == "denoiser"
+
+
+def test_the_table_of_costs_is_what_is_measured():
+    """If this fails after a change of a rule: `python -m locallearn.report.costs` writes the table anew."""
+    assert json.loads(TABLE.read_text()) == measured()
 
 
 # Locking.
