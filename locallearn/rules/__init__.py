@@ -48,6 +48,8 @@ OURS = {
     "channelwise": "channelwise:Channelwise",
     "deeper_forward": "deeper_forward:DeeperForward",
     "softhebb": "softhebb:SoftHebb",
+    "clapp": "clapp:CLAPP",
+    "blockwise_barlow_twins": "blockwise_barlow_twins:BlockwiseBarlowTwins",
     "spsa": "spsa:SPSA",
     "forward_gradient": "forward_gradient:ForwardGradient",
     "activity_forward_gradient": "activity_forward_gradient:ActivityForwardGradient",

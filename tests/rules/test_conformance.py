@@ -24,6 +24,8 @@ STEPS = 300
 FLOOR = {
     "default": 0.8,
     "softhebb": 0.6,  # no label reaches its three hidden blocks of six to eight units
+    "clapp": 0.6,  # likewise
+    "blockwise_barlow_twins": 0.6,  # likewise
     "forward_gradient": 0.45,  # one random direction for 177 parameters
     "spsa": 0.45,  # likewise
 }
