@@ -8,7 +8,7 @@ import re
 import textwrap
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal, NamedTuple, Union
 
 from locallearn.config.mistakes import hint
@@ -79,6 +79,8 @@ def kind_of(hint: Any) -> str:
         return " | ".join(map(str, arms))
     if typing.get_origin(hint) in (Union, types.UnionType):
         return " or ".join(kind_of(arm) for arm in arms)
+    if dataclasses.is_dataclass(hint):
+        return "section"
     if typing.get_origin(hint) is tuple:
         return f"list of {kind_of(arms[0])}"
     return {type(None): "none", bool: "true | false"}.get(hint, getattr(hint, "__name__", str(hint)))
@@ -106,11 +108,20 @@ def _comments(cls: type) -> dict[str, str]:
 
 
 def _parameter_lines(rule: type) -> Iterator[str]:
-    for name, kind, default, doc in parameters(rule):
-        yield f"  {name} = {cell(default)}   {kind}"
+    for name, kind, default, doc in _flattened(parameters(rule)):
+        yield f"  {name} = {cell(default)}   {kind}" if not dataclasses.is_dataclass(default) else f"  {name}"
         yield from _lines(doc, "      ")
     if not dataclasses.fields(rule):
         yield "  none"
+
+
+def _flattened(found: Iterable[Parameter]) -> Iterator[Parameter]:
+    """The fields of a section after the section, under dotted names."""
+    for parameter in found:
+        yield parameter
+        if dataclasses.is_dataclass(parameter.default):
+            inner = parameters(type(parameter.default))
+            yield from _flattened(field._replace(name=f"{parameter.name}.{field.name}") for field in inner)
 
 
 def _message_lines(rule: Any) -> Iterator[str]:

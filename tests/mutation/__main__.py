@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 SHARED = {
     "_predictive": ["predictive_coding"],
     "_settling": ["equilibrium_propagation"],
+    "_views": ["blockwise_barlow_twins"],
 }
 """Whose tests a file is held to that several rules share."""
 

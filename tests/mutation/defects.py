@@ -147,6 +147,14 @@ DEFECTS = [
         "deeper_forward", "centred by the wrong axis", "centred = v - v.mean(-1, keepdims=True)", "centred = v - v.mean(0, keepdims=True)"
     ),
     Defect("softhebb", "Oja's decay is forgotten", "(yx - decay * w) / places", "yx / places"),
+    # Self-supervised
+    Defect("clapp", "a saccade is learnt as a fixation", "jnp.maximum(0, 1 + u.leaves)", "jnp.maximum(0, 1 - u.leaves)"),
+    Defect("clapp", "a forgotten stop-gradient", "scores(z, still(c), forth, away)", "scores(z, c, forth, away)"),
+    Defect("clapp", "the prediction goes backward through its matrix", "predicted = c @ w.T", "predicted = c @ w"),
+    Defect("blockwise_barlow_twins", "different features are drawn together", "weight * (jnp.sum(c**2) -", "-weight * (jnp.sum(c**2) -"),
+    Defect("blockwise_barlow_twins", "correlations within a view", "normalised(a).T @ normalised(b)", "normalised(a).T @ normalised(a)"),
+    Defect("blockwise_barlow_twins", "features keep their means", "(z - z.mean(axes)) / jnp.sqrt", "z / jnp.sqrt"),
+    Defect("_views", "both views get the same noise", "first=view, number=1", "first=view, number=0"),
     # Perturbation and denoising
     Defect("spsa", "a one-sided difference", "(plus - minus) / (2 * epsilon)", "(plus - minus) / epsilon"),
     Defect(

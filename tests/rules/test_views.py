@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from locallearn.block import Block
+from locallearn.models import MLP
 from locallearn.rules._views import Views, moved, second_view
 
 STILL = Views(shift=0, mask=0)
@@ -21,7 +21,7 @@ def double():
 def seen(views, shape=(5, 6, 2), count=300, seed=0, x=None):
     """(x, its second view)."""
     x = RNG.normal(size=(count, *shape)) if x is None else x
-    view = second_view(Block(lambda rngs: None, x.shape[1:]), jnp.asarray(x), jax.random.PRNGKey(seed), views=views)
+    view = second_view(MLP(widths=(1, 2)).blocks(x.shape[1:])[0], jnp.asarray(x), jax.random.PRNGKey(seed), views=views)
     assert view.shape == x.shape
     assert view.dtype == x.dtype
     return x, np.asarray(view)
