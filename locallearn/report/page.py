@@ -109,7 +109,8 @@ def _comments(cls: type) -> dict[str, str]:
 
 def _parameter_lines(rule: type) -> Iterator[str]:
     for name, kind, default, doc in _flattened(parameters(rule)):
-        yield f"  {name} = {cell(default)}   {kind}" if not dataclasses.is_dataclass(default) else f"  {name}"
+        fields = [field.name for field in dataclasses.fields(default)] if dataclasses.is_dataclass(default) else []
+        yield f"  {name} = {{{', '.join(fields)}}}   {kind}" if fields else f"  {name} = {cell(default)}   {kind}"
         yield from _lines(doc, "      ")
     if not dataclasses.fields(rule):
         yield "  none"

@@ -190,6 +190,16 @@ def test_parameters_in_words():
     assert kind_of(Annotated[int, Ge(1)]) == "int >= 1"
 
 
+def test_a_section_of_hyperparameters_is_told_key_by_key():
+    page = rule_page("clapp")
+    for line in (
+        "  views = {shift, zoom, flip, contrast, mask, noise}   section",
+        "  views.flip = false   true | false",
+        "  views.shift = 2.0   float >= 0",
+    ):
+        assert line in page.splitlines()
+
+
 # New files.
 
 
