@@ -44,6 +44,19 @@ MODEL = {
 """What a rule asks of its model besides the default."""
 
 
+@pytest.fixture(scope="module")
+def compile_quickly():
+    """Programs of tests run a few times on tiny arrays: what XLA spends on making them fast is most of their time. Actors inherit it.
+
+    Not for identities in float64: some of them feel that other programs round in another order.
+    """
+    jax.config.update("jax_disable_most_optimizations", True)
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+    del os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"]
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_network():
     """Connections leave this machine in no test; those within it (Ray's) are left alone."""

@@ -42,21 +42,13 @@ CODEC_SPECS = [((name, ()),) for name in CODECS if name not in COMBINATORS] + [(
 SHARDS = 3
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly():
-    """These programs run a few times on tiny arrays: what XLA spends on making them fast is most of the time of these tests."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module", params=RULES)
 def name(request):
     return request.param
 
 
 @pytest.fixture(scope="module")
-def case(name, begun, metered):
+def case(name, begun, metered, compile_quickly):
     """One compiled run of the rule, with a count inside its program: the fused session, and its first snapshot."""
     optimizer = TRAINS_WITH.get(name, Optimizer(rate=0.01))
     fused = begun(FusedSession, name, metered(exact()), SHARDS, optimizer=optimizer, steps=STEPS)

@@ -1,0 +1,122 @@
+"""A training step as a graph: what each shard computes and sends, in which order, and what waits for what.
+
+The graph comes from the choreography itself, which is run once with tokens in place of arrays: so it has every round, every broadcast and
+every message of the rule, for as many shards as one likes, and no shape is looked at. What computing and sending cost is looked up by
+function, message and block in a `Prices`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+from locallearn.block import Block
+from locallearn.chain import Chain, Fabric, Move, Row
+from locallearn.rule import Batch, Rule, descend
+
+
+class Event(NamedTuple):
+    """Shard `shard` computes for `cost` seconds, or sends `cost` bytes to the shard `to`, after the events `needs`.
+
+    early: whether what is sent follows from the batch alone, so that it need not wait for its step.
+    """
+
+    shard: int
+    needs: tuple[int, ...]
+    cost: float
+    to: int | None = None
+    early: bool = False
+
+
+class Prices(Protocol):
+    """What things cost, for one microbatch: seconds of a function in a block, framed bytes of a message from a block."""
+
+    def compute(self, name: str, block: int) -> float:
+        """Seconds."""
+        ...
+
+    def message(self, name: str, block: int) -> float:
+        """Framed bytes."""
+        ...
+
+
+class Token:
+    """A value of the step: the event that it comes from (None: it was there before), and whether it follows from the batch alone."""
+
+    __slots__ = ("_early", "_event")
+
+    def __init__(self, event: int | None = None, early: bool = False):
+        self._event, self._early = event, early
+
+    def __getattr__(self, name: str) -> Token:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self
+
+
+class Skeleton(Fabric):
+    """Runs a choreography with tokens and notes what happens. events: what happened so far."""
+
+    def __init__(self, placement: Sequence[int], prices: Prices):
+        self.placement, self._prices = placement, prices
+        self.events: list[Event] = []
+
+    def compute(self, i: int, fn: Callable[..., Any], block: Block, *args: Any, **options: Any) -> Token:
+        """One event."""
+        tokens = [leaf for leaf in jax.tree.leaves(args) if isinstance(leaf, Token)]
+        needs = {token._event for token in tokens if token._event is not None}
+        event = Event(self.placement[i], tuple(sorted(needs)), self._prices.compute(function_name(fn), i))
+        return self._noted(event, all(token._early for token in tokens))
+
+    def exchange(self, name: str, moves: Sequence[Move]) -> list[Token]:
+        """One event for each message that crosses."""
+        crossed: dict[tuple[int, int], Token] = {}
+        arrived = []
+        for src, dst, value in moves:
+            link = self.placement[src], self.placement[dst]
+            if link[0] != link[1] and link not in crossed:
+                needs = () if value._event is None else (value._event,)
+                event = Event(link[0], needs, self._prices.message(name, src), link[1], value._early)
+                crossed[link] = Token(self._noted(event, False)._event)
+            arrived.append(crossed.get(link, value))
+        return arrived
+
+    def repeat(self, times: int, body: Callable[[Any, Any], Any], carry: Any) -> Any:
+        """Every round."""
+        for _ in range(times):
+            carry = body(Token(), carry)
+        return carry
+
+    def _noted(self, event: Event, early: bool) -> Token:
+        self.events.append(event)
+        return Token(len(self.events) - 1, early)
+
+
+def step_graph(rule: Rule, blocks: Sequence[Block], placement: Sequence[int], prices: Prices, microbatches: int = 1) -> list[Event]:
+    """The events of one training step, each after those that it needs.
+
+    Microbatches take turns: each event of the choreography happens for all of them before the next, as GPipe schedules them (Huang et al.
+    2019), and the blocks' optimizers follow once at the end.
+    """
+    skeleton = Skeleton(placement, prices)
+    chain = Chain(blocks, skeleton)
+    state = Row(Token() for _ in blocks)
+    batch = Batch(*(Token(early=True) for _ in Batch._fields))
+    if microbatches == 1:
+        rule.step(chain, state, batch)
+        return skeleton.events
+    grads, _, _ = rule.gradients(chain, state, batch)
+    one = skeleton.events
+    events = [event._replace(needs=tuple(need * microbatches + m for need in event.needs)) for event in one for m in range(microbatches)]
+    price = [prices.compute(function_name(descend), i) for i in range(len(blocks))]
+    for i, grad in enumerate(grads):
+        needs = () if grad._event is None else tuple(grad._event * microbatches + m for m in range(microbatches))
+        events.append(Event(placement[i], needs, price[i]))
+    return events
+
+
+def function_name(fn: Callable[..., Any]) -> str:
+    """Where a function is defined, and its name."""
+    return f"{getattr(fn, '__module__', '')}.{getattr(fn, '__qualname__', fn)}"

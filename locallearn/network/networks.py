@@ -1,0 +1,56 @@
+"""Networks: how fast a machine sends and receives, and how long the first bit is on its way."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from locallearn.errors import LocallearnError
+
+
+class Network(NamedTuple):
+    """up, down: bytes a second that a machine sends and receives, over all of its links together. latency: seconds."""
+
+    name: str
+    up: float
+    down: float
+    latency: float
+
+    def seconds(self, size: float) -> float:
+        """To put so many bytes on the wire between two equal machines."""
+        return size / min(self.up, self.down)
+
+
+BIT = 1 / 8
+
+NETWORKS = {
+    network.name: network
+    for network in (
+        Network("nvlink", 150e9, 150e9, 2e-6),
+        Network("pcie", 15.75e9, 15.75e9, 2e-6),
+        Network("10gbit", 10e9 * BIT, 10e9 * BIT, 50e-6),
+        Network("1gbit", 1e9 * BIT, 1e9 * BIT, 100e-6),
+        Network("broadband", 20e6 * BIT, 100e6 * BIT, 20e-3),
+        Network("1mbit", 1e6 * BIT, 1e6 * BIT, 20e-3),
+        Network("64kbit", 64e3 * BIT, 64e3 * BIT, 50e-3),
+        Network("1kB", 1e3, 1e3, 100e-3),
+    )
+}
+"""By name: NVLink 2, PCIe 3 x16, Ethernet twice, home broadband with its slower way up, and three slow links."""
+
+_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMG]?)(bit|B)/s")
+_TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(us|ms|s)")
+_FACTOR = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
+_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+
+
+def parse_network(text: str) -> Network:
+    """A name, or rates and a latency: `1 Mbit/s, 20 ms`, or with another rate down `5 Mbit/s up, 50 Mbit/s down, 20 ms`."""
+    if text in NETWORKS:
+        return NETWORKS[text]
+    rates = [float(number) * _FACTOR[prefix] * (BIT if unit == "bit" else 1) for number, prefix, unit in _RATE.findall(text)]
+    times = [float(number) * _SECONDS[unit] for number, unit in _TIME.findall(_RATE.sub("", text))]
+    left = re.sub(r"up|down|[\s,]", "", _TIME.sub("", _RATE.sub("", text)))
+    if left or not rates or len(rates) > 2 or len(times) > 1 or not all(rates):
+        raise LocallearnError(f"`{text}` is no network; write one of {', '.join(NETWORKS)}, or rates such as `1 Mbit/s, 20 ms`")
+    return Network(text, rates[0], rates[-1], times[0] if times else 0.0)

@@ -1,0 +1,92 @@
+"""What computing and sending cost in a run: bytes from its codecs, seconds from its measured time, shared out by floating-point operations."""
+
+from __future__ import annotations
+
+import functools
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from locallearn.block import Block
+from locallearn.chain import Chain, Move, Row
+from locallearn.codec import Spec
+from locallearn.network.graph import function_name
+from locallearn.rule import Batch, init_state
+from locallearn.runtime.local import Plan, Planned
+from locallearn.runtime.setup import Stage
+from locallearn.traffic import HEADER_BYTES
+
+
+class Costing(Plan):
+    """A plan in which every block is a shard, that notes operations by (function, block) and framed bytes by (message, block)."""
+
+    def __init__(self, stage: Stage):
+        super().__init__(stage.wiring._replace(placement=tuple(range(len(stage.blocks)))))
+        self.operations: dict[tuple[str, int], list[float]] = defaultdict(list)
+        self.bytes: dict[tuple[str, int], float] = {}
+
+    def compute(self, i: int, fn: Callable[..., Any], block: Block, *args: Any, **options: Any) -> Planned:
+        """The shape of what `fn` returns, and what it takes."""
+        specs = [arg._spec if isinstance(arg, Planned) else arg for arg in args]
+        leaves, tree = jax.tree.flatten(specs)
+        key = ("operations", fn, block, tuple(options.items()), tree, tuple(map(jax.api_util.shaped_abstractify, leaves)))
+        self.operations[function_name(fn), i].append(self._cached(key, lambda: _operations(fn, block, specs, options)))
+        return super().compute(i, fn, block, *args, **options)
+
+    def exchange(self, name: str, moves: Sequence[Move]) -> list[Planned]:
+        """Count each message once."""
+        before = self.traffic.payload.copy()
+        arrived = super().exchange(name, moves)
+        for channel, payload in (self.traffic.payload - before).items():
+            self.bytes[name, channel.src] = max(self.bytes.get((name, channel.src), 0), payload + HEADER_BYTES)
+        return arrived
+
+
+class Prices:
+    """The prices of a chain of `count` blocks between whose ends those of the run's middle recur, one after the other.
+
+    seconds: of one training step of the run. size: examples in one microbatch.
+    """
+
+    def __init__(self, stage: Stage, size: int, seconds: float, count: int, microbatches: int = 1):
+        costing = _costed(stage, size)
+        total = sum(sum(each) for each in costing.operations.values()) * microbatches
+        self._rate = seconds / total if total else 0.0
+        self._operations = {key: sum(each) / len(each) for key, each in costing.operations.items()}
+        self._bytes = costing.bytes
+        self._like = likenesses(len(stage.blocks), count)
+
+    def compute(self, name: str, block: int) -> float:
+        """Seconds."""
+        return self._operations.get((name, self._like[block]), 0.0) * self._rate
+
+    def message(self, name: str, block: int) -> float:
+        """Framed bytes."""
+        return self._bytes[name, self._like[block]]
+
+
+def likenesses(blocks: int, count: int) -> list[int]:
+    """Which of the run's blocks each block of a longer (or shorter) chain is like."""
+    middle = range(1, blocks - 1) or range(max(1, blocks - 1))
+    return [0, *(middle[k % len(middle)] for k in range(count - 2)), blocks - 1][:count] if count > 1 else [blocks - 1]
+
+
+@functools.lru_cache(maxsize=8)
+def _costed(stage: Stage, size: int) -> Costing:
+    costing = Costing(stage)
+    blocks = stage.blocks
+    state = jax.eval_shape(lambda: init_state(stage.rule, blocks, 0))
+    x, y, key = Spec((size, *blocks[0].in_shape), blocks[0].in_dtype), Spec((size,), jnp.int32), Spec((2,), jnp.uint32)
+    owners = 0, len(blocks) - 1, None, None
+    batch = Batch(*(Planned(spec, owner, early=True) for spec, owner in zip((x, y, y, key), owners, strict=True)))
+    stage.rule.step(Chain(blocks, costing), Row(Planned(value, i) for i, value in enumerate(state)), batch)
+    return costing
+
+
+def _operations(fn: Callable[..., Any], block: Block, specs: Sequence[Any], options: dict[str, Any]) -> float:
+    """Floating-point operations, as XLA counts them before it optimises."""
+    cost = jax.jit(functools.partial(fn, block, **options)).lower(*specs).cost_analysis()
+    return float((cost or {}).get("flops", 0.0))
