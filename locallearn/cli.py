@@ -207,6 +207,28 @@ def show(folder: Path) -> None:
 
 
 @cli.command()
+@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--network", "networks", metavar="NAME", multiple=True, help="A network's name, or `1 Mbit/s, 20 ms`; may be repeated.")
+@click.option("--shards", metavar="N", type=click.IntRange(1), multiple=True, help="Other numbers of shards; may be repeated.")
+@click.option("--accuracy", type=click.FloatRange(0, 1), help="Until this validation accuracy, not to the end.")
+@click.option("--step", type=click.FloatRange(0, min_open=True), help="Seconds that a step computes, if not as measured.")
+@format_option
+def time(folder: Path, networks: tuple[str, ...], shards: tuple[int, ...], accuracy: float | None, step: float | None, form: str) -> None:
+    """Tell how long a run would take on a network.
+
+    The dependencies of its step are replayed on clocks, with the time that
+    the run took to compute. With more shards, its middle blocks recur.
+
+    \b
+    Example:
+      locallearn time runs/first/backprop-1a2b3c4d/seed-0 --network 1mbit
+    """
+    from locallearn.report.timing import time_text
+
+    click.echo(time_text(folder, networks, shards, accuracy, step, form))
+
+
+@cli.command()
 @click.argument("folder", type=click.Path(path_type=Path), default="runs")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Where the files go; by default into FOLDER.")
 def report(folder: Path, out: Path | None) -> int:

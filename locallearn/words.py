@@ -37,6 +37,13 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if minutes else f"{hours} h"
 
 
+def span(seconds: float) -> str:
+    """A duration from microseconds to years: `350 us`, `21 ms`, `8.5 s`, `3 min 20 s`, `2 h 5 min`, `11.6 d`."""
+    if seconds < 0.9995:
+        return f"{seconds * 1e3:.3g} ms" if seconds >= 0.9995e-3 else f"{seconds * 1e6:.3g} us"
+    return duration(seconds) if seconds < 48 * 3600 else f"{seconds / 86400:.3g} d" if seconds < 1e8 else f"{seconds / 31557600:.3g} years"
+
+
 def plural(count: int, word: str) -> str:
     """`1 run`, `2 runs`."""
     return f"{count} {word}{'' if count == 1 else 's'}"

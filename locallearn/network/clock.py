@@ -1,9 +1,9 @@
 """Clocks for a graph of events: when every step of a training ends, on machines that compute one thing at a time over a network.
 
 A shard computes, and sends, in the order of the choreography: so nothing has to be decided while time passes, and the time of each event
-is a maximum of sums (Baccelli et al. 1992, "Synchronization and Linearity"). A machine's link up is busy while it sends a message, the
-receiver's link down while it arrives; between two machines both run at the slower one's rate, the first bit `latency` later. What follows
-from the batch alone is sent as far ahead as the runtime does, `ahead` steps.
+is a maximum of sums (Baccelli et al. 1992, "Synchronization and Linearity"). A machine's link is busy while it sends a message, at the
+rate of the slower end; what arrives from several machines at once does not queue. What follows from the batch alone is sent as far ahead as
+the runtime does, `ahead` steps.
 
 Two ways lead there. Where messages go round between shards, steps are replayed one after the other until they repeat themselves, which
 they do after a few. Where no message comes back, all steps of one shard are found at once, shard after shard: the pipeline of a network
@@ -35,7 +35,7 @@ def ends(events: Sequence[Event], network: Network, steps: int, ahead: int = 8) 
 def _replayed(events: Sequence[Event], network: Network, steps: int, ahead: int) -> np.ndarray:
     """Step by step, until steps repeat themselves."""
     shards = 1 + max(max(event.shard, event.to or 0) for event in events)
-    cpu, up, down, done = [0.0] * shards, [0.0] * shards, [0.0] * shards, [0.0] * len(events)
+    cpu, up, done = [0.0] * shards, [0.0] * shards, [0.0] * len(events)
     early = [k for k, event in enumerate(events) if event.early]
     sent: dict[int, deque[float]] = {k: deque() for k in early}
     transfer = [network.seconds(event.cost) for event in events]
@@ -43,12 +43,9 @@ def _replayed(events: Sequence[Event], network: Network, steps: int, ahead: int)
     settled = 0
 
     def send(k: int, ready: float) -> float:
-        event = events[k]
-        assert event.to is not None
-        begin = max(ready, up[event.shard])
-        up[event.shard] = begin + transfer[k]
-        arrived = down[event.to] = max(begin + network.latency, down[event.to]) + transfer[k]
-        return arrived
+        shard = events[k].shard
+        up[shard] = max(ready, up[shard]) + transfer[k]
+        return up[shard] + network.latency
 
     for step in range(steps):
         before = cpu[:]
@@ -81,45 +78,32 @@ def _repeats(found: Sequence[float]) -> bool:
 
 
 def _pipelined(events: Sequence[Event], network: Network, steps: int, order: Sequence[int]) -> np.ndarray:
-    """All steps of a shard at once, from the first shard that nobody sends to, upwards. What is early is there in time but for its link."""
+    """All steps of a shard at once, from the shards that nobody sends to, upwards. What is early waits for nothing but its link."""
     own: dict[int, list[int]] = {shard: [] for shard in order}
     for k, event in enumerate(events):
         own[event.shard].append(k)
-    arrival: dict[int, np.ndarray] = {}
-    incoming: dict[int, list[int]] = {shard: [] for shard in order}
+    done: dict[int, np.ndarray] = {}
     end = np.zeros(steps)
-    for k, event in enumerate(events):
-        if event.to is not None:
-            incoming[event.to].append(k)
-    left: dict[int, np.ndarray] = {}
-    for shard in [s for s in order if any(events[k].early for k in own[s])]:
-        early = [k for k in own[shard] if events[k].early]
-        for k, times in zip(early, _queue([np.zeros(steps)] * len(early), [network.seconds(events[k].cost) for k in early]), strict=True):
-            left[k] = times - network.seconds(events[k].cost)
+
+    def run(some: Sequence[int], costs: Sequence[float], delay: float = 0.0) -> None:
+        known = [[done[need] for need in events[k].needs if need in done and not events[k].early] for k in some]
+        ready = [np.maximum.reduce(times) if times else np.zeros(steps) for times in known]
+        for k, times in zip(some, _queue(ready, costs), strict=True):
+            done[k] = times + delay
+
     for shard in order:
-        coming = sorted(incoming[shard], key=lambda k: (not events[k].early, k))
-        widths = [network.seconds(events[k].cost) for k in coming]
-        for k, times in zip(coming, _queue([left[k] + network.latency for k in coming], widths), strict=True):
-            arrival[k] = times
+        early = [k for k in own[shard] if events[k].early]
+        run(early, [network.seconds(events[k].cost) for k in early], network.latency)
+    for shard in order:
         tasks = [k for k in own[shard] if events[k].to is None]
-        ready = [_latest([arrival[n] for n in events[k].needs if n in arrival], steps) for k in tasks]
-        for k, times in zip(tasks, _queue(ready, [events[k].cost for k in tasks]), strict=True):
-            arrival[k] = times
-            end = np.maximum(end, times)
+        run(tasks, [events[k].cost for k in tasks])
+        end = np.maximum.reduce([end, *(done[k] for k in tasks)])
         sends = [k for k in own[shard] if events[k].to is not None and not events[k].early]
-        widths = [network.seconds(events[k].cost) for k in sends]
-        ready = [_latest([arrival[n] for n in events[k].needs], steps) for k in sends]
-        for k, times, width in zip(sends, _queue(ready, widths), widths, strict=True):
-            left[k] = times - width
-        for k in coming:
-            arrival.pop(k, None)
-        for k in tasks:
-            arrival.pop(k, None)
+        run(sends, [network.seconds(events[k].cost) for k in sends], network.latency)
+        arrived = [need for k in tasks for need in events[k].needs if events[need].to == shard]
+        for k in (*tasks, *arrived):
+            done.pop(k, None)  # ten thousand shards times a thousand steps are not kept
     return end
-
-
-def _latest(times: Sequence[np.ndarray], steps: int) -> np.ndarray:
-    return np.maximum.reduce(times) if times else np.zeros(steps)
 
 
 def _queue(ready: Sequence[np.ndarray], costs: Sequence[float]) -> list[np.ndarray]:

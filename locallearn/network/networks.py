@@ -8,6 +8,12 @@ from typing import NamedTuple
 from locallearn.errors import LocallearnError
 
 
+class UnknownNetwork(LocallearnError):
+    """What is written is no network."""
+
+    exit_code = 2
+
+
 class Network(NamedTuple):
     """up, down: bytes a second that a machine sends and receives, over all of its links together. latency: seconds."""
 
@@ -52,5 +58,5 @@ def parse_network(text: str) -> Network:
     times = [float(number) * _SECONDS[unit] for number, unit in _TIME.findall(_RATE.sub("", text))]
     left = re.sub(r"up|down|[\s,]", "", _TIME.sub("", _RATE.sub("", text)))
     if left or not rates or len(rates) > 2 or len(times) > 1 or not all(rates):
-        raise LocallearnError(f"`{text}` is no network; write one of {', '.join(NETWORKS)}, or rates such as `1 Mbit/s, 20 ms`")
+        raise UnknownNetwork(f"`{text}` is no network; write one of {', '.join(NETWORKS)}, or rates such as `1 Mbit/s, 20 ms`")
     return Network(text, rates[0], rates[-1], times[0] if times else 0.0)

@@ -1,4 +1,4 @@
-"""What computing and sending cost in a run: bytes from its codecs, seconds from its measured time, shared out by floating-point operations."""
+"""What computing and sending cost in a run: bytes from its codecs, seconds from its measured time, shared out by operations."""
 
 from __future__ import annotations
 

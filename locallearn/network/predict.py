@@ -1,0 +1,84 @@
+"""From a finished run to seconds on a network, on as many shards as it had or on more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from locallearn.errors import LocallearnError
+from locallearn.experiment.prepare import network
+from locallearn.experiment.result import load
+from locallearn.experiment.store import Store
+from locallearn.network.clock import ends
+from locallearn.network.graph import step_graph
+from locallearn.network.networks import Network
+from locallearn.network.prices import Prices, likenesses
+from locallearn.runtime.setup import Stage
+from locallearn.runtime.wiring import deal
+
+
+class Prediction(NamedTuple):
+    """How long a training takes. step: seconds between the ends of steps, at its end. seconds: in all. first: until the first step ends."""
+
+    network: str
+    shards: int
+    steps: int
+    first: float
+    step: float
+    seconds: float
+
+
+class Course(NamedTuple):
+    """What of a run its time depends on. phases: (stage, steps in it). step_seconds: of computing, all shards together."""
+
+    phases: Sequence[tuple[Stage, int]]
+    batch: int
+    microbatches: int
+    step_seconds: float
+
+
+def course_of(folder: Path, accuracy: float | None = None, step_seconds: float | None = None) -> Course:
+    """The course of a finished run, to its end or to the evaluation at which it had this accuracy. LocallearnError if it never had.
+
+    step_seconds: of computing in one step, in place of what the run itself took (which has its evaluations in it).
+    """
+    result = load(folder)
+    steps = result.step
+    if accuracy is not None:
+        reached = [record["step"] for record in result.curve if (record["validation_accuracy"] or 0) >= accuracy]
+        if not reached:
+            best = max((record["validation_accuracy"] or 0 for record in result.curve), default=0)
+            raise LocallearnError(f"{folder}: never had a validation accuracy of {accuracy:g}; its best was {best:.4f}")
+        steps = reached[0]
+    stages = Store(folder).read("plan.json")["stages"]
+    phases = [
+        (network(result.config, number), min(stage["stop"], steps) - stage["start"])
+        for number, stage in enumerate(stages)
+        if stage["start"] < steps
+    ]
+    train = result.config.train
+    return Course(phases, train.batch, train.microbatches, step_seconds or result.seconds / max(1, result.step))
+
+
+def predict(course: Course, net: Network, shards: int | None = None) -> Prediction:
+    """The time of a course on a network. shards: how many, if not those of the run; the blocks of the middle then recur."""
+    first, seconds, step, count = 0.0, 0.0, 0.0, 0
+    for stage, steps in course.phases:
+        blocks, placement = _chain(stage, shards)
+        prices = Prices(stage, course.batch // course.microbatches, course.step_seconds, len(blocks), course.microbatches)
+        graph = step_graph(stage.rule, blocks, placement, prices, course.microbatches)
+        times = ends(graph, net, steps)
+        first = first or float(times[0])
+        step = float(times[-1] - times[-2]) if steps > 1 else float(times[-1])
+        seconds, count = seconds + float(times[-1]), max(placement) + 1
+    return Prediction(net.name, count, sum(steps for _, steps in course.phases), first, step, seconds)
+
+
+def _chain(stage: Stage, shards: int | None) -> tuple[list[Any], Sequence[int]]:
+    """Blocks and their shards."""
+    own = stage.wiring.shards
+    if shards is None or shards == own:
+        return list(stage.blocks), stage.wiring.placement
+    count = max(shards, round(shards * len(stage.blocks) / own))
+    return [stage.blocks[k] for k in likenesses(len(stage.blocks), count)], deal(count, shards)

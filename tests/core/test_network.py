@@ -1,0 +1,211 @@
+"""Clocks for a step's graph: against closed forms, and against an event heap that knows nothing of their recurrences."""
+
+import heapq
+from collections import defaultdict
+
+import numpy as np
+import pytest
+
+import locallearn
+from locallearn.cli import code_of
+from locallearn.config.run import resolve
+from locallearn.errors import LocallearnError
+from locallearn.experiment.prepare import network
+from locallearn.network.clock import _pipelined, _replayed, _upwards, ends
+from locallearn.network.graph import Event, step_graph
+from locallearn.network.networks import NETWORKS, Network, parse_network
+from locallearn.network.predict import course_of, predict
+from locallearn.network.prices import Prices, likenesses
+from locallearn.runtime.wiring import deal
+
+SLOW = Network("slow", 1000.0, 1000.0, 0.5)
+
+
+class Flat:
+    """Every function takes a second, every message a kilobyte."""
+
+    def compute(self, name, block):
+        return 1.0
+
+    def message(self, name, block):
+        return 1000.0
+
+
+def stage(rule, widths=(196, 20, 16, 12, 10), **options):
+    data = {"name": "fashion14"}
+    model = {"name": "mlp", "widths": list(widths), "shards": len(widths) - 1}
+    return network(resolve({"rule": {"name": rule, **options}, "model": model, "data": data, "train": {"epochs": 1, "batch": 50}}))
+
+
+def graph(rule, prices=None, shards=4, microbatches=1, **options):
+    found = stage(rule, **options)
+    return step_graph(found.rule, found.blocks, deal(len(found.blocks), shards), prices or Flat(), microbatches)
+
+
+def by_heap(events, net, steps, ahead):
+    """The same machines over an event heap: each has a list of computations and one of sends, and begins the first when it can."""
+    shards = 1 + max(max(event.shard, event.to or 0) for event in events)
+    cpu, wire = defaultdict(list), defaultdict(list)
+    for step in range(steps):
+        for early_step in range(ahead + 1) if step == 0 else [step + ahead]:
+            wire_early = [(early_step, k) for k, event in enumerate(events) if event.early and early_step < steps]
+            for task in wire_early:
+                wire[events[task[1]].shard].append((*task, step - 1))
+        for k, event in enumerate(events):
+            if event.to is None:
+                cpu[event.shard].append((step, k))
+            elif not event.early:
+                wire[event.shard].append((step, k, None))
+    done, finished = {}, {}
+    last = {event.shard: k for k, event in enumerate(events) if event.to is None}
+    busy = {("cpu", s): False for s in range(shards)} | {("wire", s): False for s in range(shards)}
+    heap, number, now = [], 0, 0.0
+
+    def ready(step, k):
+        return all((step, need) in done for need in events[k].needs)
+
+    def begin():
+        nonlocal number
+        for s in range(shards):
+            if cpu[s] and not busy["cpu", s] and ready(*cpu[s][0]):
+                busy["cpu", s] = True
+                heapq.heappush(heap, (now + events[cpu[s][0][1]].cost, number := number + 1, "cpu", s, cpu[s].pop(0)))
+            if wire[s] and not busy["wire", s]:
+                step, k, after = wire[s][0]
+                waits = (after, s) not in finished if after is not None and after >= 0 else False
+                if not waits and (events[k].early or ready(step, k)):
+                    busy["wire", s] = True
+                    wire[s].pop(0)
+                    time = net.seconds(events[k].cost)
+                    arrives = now + time + net.latency
+                    heapq.heappush(heap, (now + time, number := number + 1, "wire", s, None))
+                    heapq.heappush(heap, (arrives, number := number + 1, "arrived", s, (step, k)))
+
+    begin()
+    while heap:
+        now, _, kind, s, task = heapq.heappop(heap)
+        if kind != "arrived":
+            busy[kind, s] = False
+        if kind in ("cpu", "arrived"):
+            done[task] = now
+        if kind == "cpu" and task[1] == last[s]:
+            finished[task[0], s] = now
+        begin()
+    return np.array([max(time for (step, _), time in finished.items() if step == n) for n in range(steps)])
+
+
+@pytest.mark.parametrize("rule", ["backprop", "direct_feedback", "predictive_coding", "mono_forward", "forward_forward"])
+@pytest.mark.parametrize("net", [SLOW, Network("quick", 1e6, 1e6, 0.0), Network("far", 1e6, 1e6, 30.0)], ids=lambda net: net.name)
+def test_recurrences_are_what_an_event_heap_finds(rule, net):
+    events = graph(rule)
+    ahead = 2
+    np.testing.assert_allclose(_replayed(events, net, 12, ahead), by_heap(events, net, 12, ahead), rtol=1e-9)
+
+
+@pytest.mark.parametrize("rule", ["mono_forward", "local_classifier", "softhebb", "drtp"])
+@pytest.mark.parametrize("net", [SLOW, Network("far", 1e6, 1e6, 30.0)], ids=lambda net: net.name)
+def test_a_pipeline_is_what_replaying_it_finds(rule, net):
+    events = [event for event in graph(rule) if not event.early]  # early ones share a link in the one, and not in the other
+    renumber = {k: n for n, k in enumerate(k for k, event in enumerate(graph(rule)) if not event.early)}
+    events = [event._replace(needs=tuple(renumber[n] for n in event.needs if n in renumber)) for event in events]
+    order = _upwards(events)
+    assert order is not None
+    np.testing.assert_allclose(_pipelined(events, net, 40, order), _replayed(events, net, 40, 8), rtol=1e-9)
+
+
+def test_what_comes_down_is_no_pipeline():
+    assert _upwards(graph("backprop")) is None
+    assert _upwards(graph("mono_forward")) is not None
+
+
+def test_a_chain_of_two_by_hand():
+    """One second at 0, a kilobyte up (1 s and 0.5 s of latency), one second at 1, and back: 5 s a step, nothing overlaps."""
+    events = [Event(0, (), 1.0), Event(0, (0,), 1000.0, 1), Event(1, (1,), 1.0), Event(1, (2,), 1000.0, 0), Event(0, (3,), 0.0)]
+    np.testing.assert_allclose(ends(events, SLOW, 4), [5, 10, 15, 20])
+
+
+def test_a_pipeline_by_hand():
+    """Nothing comes back: the first step takes 1 + 1.5 + 3 s, and then the slower shard sets the pace."""
+    events = [Event(0, (), 1.0), Event(0, (0,), 1000.0, 1), Event(1, (1,), 3.0)]
+    np.testing.assert_allclose(ends(events, SLOW, 4), [5.5, 8.5, 11.5, 14.5])
+
+
+def test_microbatches_fill_a_pipeline():
+    """GPipe: (K - 1 + m) / m of the time of a full pipeline, for equal parts and free messages."""
+    free = Network("free", 1e30, 1e30, 0.0)
+
+    class Parts(Flat):
+        def __init__(self, m):
+            self.m = m
+
+        def compute(self, name, block):
+            return 1.0 / self.m if name.endswith((".forward", ".error_and_gradient", ".pull")) else 0.0
+
+    whole, cut = (ends(graph("backprop", Parts(m), microbatches=m), free, 5)[0] for m in (1, 8))
+    assert cut < whole / 2
+
+
+@pytest.mark.parametrize("rule", ["backprop", "mono_forward"])
+def test_a_graph_sends_what_the_plan_sends(rule):
+    found = stage(rule)
+    prices = Prices(found, 50, 1.0, len(found.blocks))
+    events = step_graph(found.rule, found.blocks, deal(4, 4), prices)
+    setup_bytes = sum(event.cost for event in events if event.to is not None)
+    assert setup_bytes == {"backprop": 2 * (50 * 4 * (20 + 16 + 12) + 3 * 20), "mono_forward": 50 * 4 * 48 + 3 * 20 + 3 * (50 + 20)}[rule]
+    assert sum(event.cost for event in events if event.to is None) == pytest.approx(1.0)
+
+
+def test_a_long_chain_repeats_the_middle():
+    assert likenesses(4, 4) == [0, 1, 2, 3]
+    assert likenesses(4, 7) == [0, 1, 2, 1, 2, 1, 3]
+    assert likenesses(2, 4) == [0, 0, 0, 1]
+    assert likenesses(5, 2) == [0, 4]
+
+
+def test_ten_thousand_shards_are_no_trouble():
+    found = stage("mono_forward")
+    blocks = [found.blocks[k] for k in likenesses(4, 2000)]
+    events = step_graph(found.rule, blocks, deal(2000, 2000), Prices(found, 50, 1e-3, 2000))
+    times = ends(events, NETWORKS["10gbit"], 100)
+    assert times[-1] - times[-2] < times[0] / 100, "the pipeline is filled once"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    model = {"name": "mlp", "widths": [196, 16, 16, 10], "shards": 3}
+    train = {"steps": 20, "batch": 50, "evaluate_every": 10}
+    config = {"rule": {"name": "backprop"}, "model": model, "data": {"name": "fashion14"}, "train": train}
+    return locallearn.run(config, runs=tmp_path_factory.mktemp("runs")).directory
+
+
+def test_a_run_on_a_network(finished):
+    """On a line so slow that only messages count: two rounds trips of 50 rows of 16 numbers, each with its header, after each other."""
+    course = course_of(finished, step_seconds=1e-9)
+    found = predict(course, Network("slow", 100.0, 100.0, 1.0))
+    assert (found.shards, found.steps) == (3, 20)
+    assert found.step == pytest.approx(4 * (50 * 16 * 4 + 20) / 100 + 4)
+    assert found.seconds == pytest.approx(20 * found.step)
+    best = max(record["validation_accuracy"] for record in locallearn.load(finished).curve)
+    assert predict(course_of(finished, accuracy=best / 2), NETWORKS["1mbit"]).steps == 10
+    with pytest.raises(LocallearnError, match="never had a validation accuracy"):
+        course_of(finished, accuracy=0.99)
+
+
+def test_the_command(finished, capsys):
+    assert code_of(["time", str(finished), "--network", "1mbit", "--shards", "3", "--shards", "40"]) == 0
+    head, three, forty = capsys.readouterr().out.splitlines()
+    assert head.split() == ["network", "shards", "steps", "first", "step", "each", "step", "in", "all"]
+    assert three.split()[:3] == ["1mbit", "3", "20"]
+    assert forty.split()[:3] == ["1mbit", "40", "20"]
+    assert code_of(["time", str(finished), "--network", "fast"]) == 2
+    assert "`fast` is no network" in capsys.readouterr().err
+
+
+def test_networks_in_words():
+    assert parse_network("1gbit") is NETWORKS["1gbit"]
+    assert parse_network("1 Mbit/s, 20 ms")[1:] == (125e3, 125e3, 0.02)
+    assert parse_network("5 Mbit/s up, 50 Mbit/s down, 1 s")[1:] == (625e3, 6.25e6, 1.0)
+    assert parse_network("10 kB/s")[1:] == (10e3, 10e3, 0.0)
+    for text in ("fast", "", "1 Mbit/s, soon", "20 ms", "0 Mbit/s"):
+        with pytest.raises(LocallearnError, match="is no network"):
+            parse_network(text)
