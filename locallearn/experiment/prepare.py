@@ -11,11 +11,12 @@ from locallearn.block import Block
 from locallearn.codec import build
 from locallearn.config.run import Config
 from locallearn.data.dataset import Dataset, split
-from locallearn.errors import RuleError
+from locallearn.errors import ConfigError, Problem, RuleError
 from locallearn.rule import Rule
 from locallearn.runtime.setup import Setup, Split, Stage
 from locallearn.runtime.wiring import Wiring, choose_codecs
 from locallearn.train import Phase
+from locallearn.words import size
 
 
 def load_data(source: Any) -> Dataset:
@@ -34,7 +35,7 @@ def prepare(config: Config, load: Callable[[Any], Dataset] = load_data) -> Setup
         _stage(config, blocks, phase, (stop - length, stop))
         for phase, length, stop in zip(phases, lengths, accumulate(lengths), strict=True)
     )
-    return Setup(
+    setup = Setup(
         stages=stages,
         split=Split(parts.train, parts.validation, parts.test),
         batch=config.train.batch,
@@ -46,6 +47,20 @@ def prepare(config: Config, load: Callable[[Any], Dataset] = load_data) -> Setup
         intake=dataclasses.replace(dataset.intake, augment=config.augment),
         diagnostics=config.diagnostics,
     )
+    _afford(setup)
+    return setup
+
+
+def _afford(setup: Setup) -> None:
+    """ConfigError for a budget of bytes that ends before the first evaluation: a run stops at evaluations only."""
+    if setup.stop_bytes is None:
+        return
+    first = setup.evaluation_after(0)
+    needed, each = setup.planned_bytes(first), setup.plan_step(setup.stages[0]).traffic.bytes
+    if needed > setup.stop_bytes:
+        steps = max(1, setup.stop_bytes // max(1, each) - 1)
+        what = f"{size(setup.stop_bytes)} are spent before the first evaluation, at step {first} and {size(needed)}"
+        raise ConfigError([Problem("stop.bytes", f"{what}; set `train.evaluate_every` to {steps} or less, or allow more")])
 
 
 def network(config: Config, phase: int = 0) -> Stage:

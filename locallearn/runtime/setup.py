@@ -137,6 +137,22 @@ class Setup:
         Chain(stage.blocks, plan).broadcast("decision", Planned(Spec((1,), jnp.uint8), len(stage.blocks) - 1))
         return Footprint(plan.traffic, plan.channels, plan.hops)
 
+    def evaluation_after(self, step: int) -> int:
+        """The next evaluation: they are at the multiples of `evaluate_every` and at the end of each stage."""
+        every = self.evaluate_every
+        return min([(step // every + 1) * every, *(stage.stop for stage in self.stages if stage.stop > step)])
+
+    def planned_bytes(self, step: int) -> int:
+        """Bytes of training up to an evaluation: an upper bound where codecs have variable sizes, exact where they have not."""
+        total, every = 0, self.evaluate_every
+        for stage in self.stages:
+            stop = min(step, stage.stop)
+            if stop > stage.start:
+                decisions = stop // every - stage.start // every + (stop % every > 0)
+                total += (stop - stage.start) * self.plan_step(stage).traffic.bytes
+                total += decisions * self.plan_decision(stage).traffic.bytes
+        return total
+
     def memory(self, stage: Stage) -> list[dict[Channel, tuple[Any, Any]]]:
         """(sender, receiver) of each channel before the stage, for each microbatch."""
         channels = self.plan_step(stage).channels

@@ -117,7 +117,7 @@ class _Course:
 
     def _interval(self, stage: Stage, step: int) -> Generator[Event, None, int]:
         """Up to the next evaluation, and what is decided there."""
-        step, loss = yield from self._chunks(step, self._goal(step))
+        step, loss = yield from self._chunks(step, self.setup.evaluation_after(step))
         started = time.perf_counter()
         accuracy, lossless = self._accuracies(self.setup.split.validation)
         decision = self.session.decide(self._choose(stage, step, loss, accuracy))
@@ -163,7 +163,7 @@ class _Course:
             self.reason = "diverged"
         elif setup.stop_accuracy is not None and accuracy is not None and accuracy >= setup.stop_accuracy:
             self.reason = "accuracy"
-        elif setup.stop_bytes is not None and self._planned(self._goal(step)) > setup.stop_bytes:
+        elif setup.stop_bytes is not None and setup.planned_bytes(setup.evaluation_after(step)) > setup.stop_bytes:
             self.reason = "bytes"
         if self.reason != "steps":
             return STOP
@@ -175,22 +175,6 @@ class _Course:
     def _snapshot(self, step: int) -> Snapshot:
         self.kept = time.perf_counter()
         return Snapshot(step, self.seconds, self.session.traffic, self.session.snapshot(), self.losses)
-
-    def _goal(self, step: int) -> int:
-        """The next evaluation: they are at the multiples of `evaluate_every` and at the end of each stage."""
-        every = self.setup.evaluate_every
-        return min([(step // every + 1) * every, *(stage.stop for stage in self.setup.stages if stage.stop > step)])
-
-    def _planned(self, step: int) -> int:
-        """Bytes of training up to an evaluation: an upper bound where codecs have variable sizes, exact where they have not."""
-        total, every = 0, self.setup.evaluate_every
-        for stage in self.setup.stages:
-            stop = min(step, stage.stop)
-            if stop > stage.start:
-                decisions = stop // every - stage.start // every + (stop % every > 0)
-                total += (stop - stage.start) * self.setup.plan_step(stage).traffic.bytes
-                total += decisions * self.setup.plan_decision(stage).traffic.bytes
-        return total
 
     def _finish(self, step: int) -> Finished:
         test, lossless = self._accuracies(self.setup.split.test)

@@ -105,6 +105,16 @@ def test_exit_codes_of_mistakes(folder, capsys):
         assert shown.err.endswith("cannot be written: Not a directory; nothing was run\n")
 
 
+def test_a_budget_of_bytes_that_ends_before_the_first_evaluation_is_a_mistake(folder, capsys):
+    """A step sends 1,064 bytes: two messages of 16 rows of 8 float32 numbers, each with a header of 20; a decision 21."""
+    assert code_of(["run", "tiny.yaml", "--set", "stop.bytes=3212"]) == 2
+    message = "stop.bytes: 3.14 KiB are spent before the first evaluation, at step 3 and 3.14 KiB; set `train.evaluate_every` to 2 or less"
+    assert message in capsys.readouterr().err
+    assert code_of(["run", "tiny.yaml", "--set", "stop.bytes=3213"]) == 0
+    assert "3.14 KiB" in capsys.readouterr().out
+    assert code_of(["run", "tiny.yaml", "--set", "stop.bytes=3212", "--set", "train.evaluate_every=2"]) == 0
+
+
 def test_data_that_is_not_there_is_a_mistake(folder, capsys, monkeypatch):
     monkeypatch.setenv("LOCALLEARN_DATA", "empty")
     assert code_of(["run", "tiny.yaml", "--set", "data={name: mnist}", "--set", "model.widths=[784, 8, 10]"]) == 2
