@@ -48,6 +48,10 @@ class Traffic:
             Counter({c: n * times for c, n in self.messages.items()}),
         )
 
+    def measured(self, payload: Mapping[Channel, int]) -> Traffic:
+        """The same messages, with so many bytes of payload on these channels: what a plan only has a bound of."""
+        return Traffic(Counter({**self.payload, **payload}), Counter(self.messages))
+
     def framed(self, channel: Channel) -> int:
         """Bytes of one channel, frame headers included."""
         return self.payload[channel] + HEADER_BYTES * self.messages[channel]

@@ -32,6 +32,8 @@ def cross_checks(found: Mapping[str, Any], catalog: Catalog) -> list[Mistake]:
     mistakes += _microbatches(rules, found.get("train"))
     if held is not None and "probe" in found.get("diagnostics", ()) and not held.validation:
         mistakes.append(Mistake(("diagnostics",), "value", "a probe is scored on validation examples: give `data.validation`"))
+    if data is not None and hasattr(data, "classes") and rules:
+        mistakes += _labels_fit(found["codecs"], rules, data.classes)
     if "model" in found and hasattr(data, "example_shape"):
         mistakes += _shapes(found, rules, data)
     return mistakes
@@ -61,6 +63,19 @@ def _codec_keys(codecs: Mapping[str, Any], rules: Sequence[tuple[KeyPath, Any]],
             what = f"is neither a kind nor a message that {name} sends"
             words = list(dict.fromkeys(["default", *messages, *KINDS]))
             yield Mistake(("codecs", key), "value", what + hint(key, words, "keys"))
+
+
+def _labels_fit(codecs: Mapping[str, Any], rules: Sequence[tuple[KeyPath, Any]], classes: int) -> Iterator[Mistake]:
+    """Labels that are packed as whole numbers must be fewer than the codec holds."""
+    from locallearn.codec.integers import PACKED_VALUES
+
+    kinds = {name: message.kind for _, rule in rules for name, message in getattr(rule, "messages", {}).items()}
+    for key, spec in codecs.items():
+        name, args = spec[-1]
+        values = args[0] if args else PACKED_VALUES
+        labels = "label" in (key, kinds.get(key)) or (key == "default" and "label" in kinds.values())
+        if name == "packed" and values < classes and labels:
+            yield Mistake(("codecs", key), "value", f"holds {values} values, but the data has {classes} classes: write packed({classes})")
 
 
 def _sizes(data: Any, held: Any, train: Train | None) -> Iterator[Mistake]:

@@ -1,6 +1,7 @@
 """The spelling of codecs: `int8`, `topk(0.1)`, or a list that composes, the wrapping ones first: `[delayed(1), int8]`.
 
-A parsed codec is what `locallearn.codec.build` takes: ((name, arguments), ...), outermost first, with all defaults written out.
+A parsed codec is what `locallearn.codec.build` takes: ((name, arguments), ...), outermost first. Arguments that are the default are left
+out at the end, so that each codec is spelled in one way, and shortly.
 """
 
 from __future__ import annotations
@@ -46,7 +47,21 @@ def parse_codec(reader: Reader, value: Any, path: KeyPath) -> Any:
         if not wraps(reader.catalog.codecs[name]):
             reader.mistakes.append(Mistake(place, "value", "wraps no other codec, so it must stand last"))
             return BAD
-    return tuple(calls)
+    return tuple(calls) if _fits(reader, calls, places) else BAD
+
+
+def _fits(reader: Reader, calls: list[tuple[str, tuple[Any, ...]]], places: list[KeyPath]) -> bool:
+    """Whether each codec takes the one after it."""
+    codec: Any = None
+    for (name, args), place in zip(reversed(calls), reversed(places), strict=True):
+        factory = reader.catalog.codecs[name]
+        inside = (reader.catalog.codecs["exact"]() if codec is None else codec,) if wraps(factory) else ()
+        try:
+            codec = factory(*inside, *args)
+        except ValueError as error:
+            reader.mistakes.append(Mistake(place, "value", str(error)))
+            return False
+    return True
 
 
 def wraps(factory: Callable[..., Any]) -> bool:
@@ -103,6 +118,8 @@ def _bound(reader: Reader, name: str, words: list[str], path: KeyPath) -> Any:
         kept = len(reader.mistakes)
         args.append(reader.leaf(hints.get(parameter.name, Any), word, path))
         reader.mistakes[kept:] = [m._replace(text=f"{parameter.name}: {m.text}") for m in reader.mistakes[kept:]]
+    while args and args[-1] == parameters[len(args) - 1].default:
+        args.pop()
     return BAD if len(reader.mistakes) > before else (name, tuple(args))
 
 

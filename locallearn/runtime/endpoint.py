@@ -65,17 +65,17 @@ class Endpoint:
 
     def unpack(self, codec: Codec, channel: Channel, data: bytes | bytearray, spec: Spec, context: Context) -> Deferred:
         """The value of a message that arrived, noted."""
-        packet = unframe(data, packet_specs(codec, spec, context.training))
+        packet = unframe(data, packet_specs(codec, spec, context.training), codec.wire)
         options = {"spec": spec, "training": context.training}
         got = self.segments.defer(decode, codec, (packet, self.receivers.get(channel), context.index), options)
         if context.training and channel in self.receivers:
             self.receivers[channel] = got.memory
         return got.value
 
-    def frames(self, addressed: Sequence[tuple[Any, Deferred]]) -> list[bytes]:
+    def frames(self, codec: Codec, addressed: Sequence[tuple[Any, Deferred]]) -> list[bytes]:
         """Compute what is to be sent, all of it in one program, and frame it."""
         packets = self.segments.force(tuple(packet for _, packet in addressed))
-        return [frame(address, packet) for (address, _), packet in zip(addressed, packets, strict=True)]
+        return [frame(address, packet, codec.wire) for (address, _), packet in zip(addressed, packets, strict=True)]
 
     def settle(self, values: Any) -> Any:
         """Compute the values of a step's end, with every memory of the channels."""

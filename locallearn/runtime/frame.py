@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from locallearn.codec import Spec
+from locallearn.codec import Spec, Wire
 from locallearn.errors import LocallearnError
 from locallearn.traffic import HEADER_BYTES
 
@@ -37,9 +37,10 @@ class Address(NamedTuple):
     place: int
 
 
-def frame(address: Address, packet: Sequence[Any]) -> bytes:
-    """Header and the arrays' bytes, one after the other. `len` of it is what a link carries."""
+def frame(address: Address, packet: Sequence[Any], wire: Wire | None = None) -> bytes:
+    """Header and the arrays' bytes, one after the other, as the wire packs them. `len` of it is what a link carries."""
     body = b"".join(np.asarray(part).tobytes() for part in packet)
+    body = body if wire is None else wire.pack(body)
     head = (VERSION, *address)
     check = zlib.crc32(body, zlib.crc32(_HEADER.pack(*head, 0)))
     return _HEADER.pack(*head, check) + body
@@ -61,11 +62,15 @@ def address_of(data: bytes | bytearray) -> Address:
     return Address(*address)
 
 
-def unframe(data: bytes | bytearray, specs: Sequence[Spec]) -> tuple[np.ndarray, ...]:
-    """The packet's arrays, views of the frame."""
+def unframe(data: bytes | bytearray, specs: Sequence[Spec], wire: Wire | None = None) -> tuple[np.ndarray, ...]:
+    """The packet's arrays, views of the frame, or of what the wire makes of it."""
     sizes = [math.prod(spec.shape) * spec.dtype.itemsize for spec in specs]
-    if HEADER_BYTES + sum(sizes) != len(data):
-        raise FrameError(f"a frame of {len(data)} bytes where {HEADER_BYTES + sum(sizes)} were planned: {address_of(data)}")
+    planned, came = HEADER_BYTES + sum(sizes), len(data)
+    if wire is not None and came < planned:
+        data = data[:HEADER_BYTES] + wire.unpack(bytes(data[HEADER_BYTES:]), sum(sizes))
+    if planned != len(data):
+        most = "" if wire is None else " at most"
+        raise FrameError(f"a frame of {came} bytes where {planned}{most} were planned: {Address(*_HEADER.unpack_from(data)[1:-1])}")
     parts, start = [], HEADER_BYTES
     for spec, size in zip(specs, sizes, strict=True):
         parts.append(np.frombuffer(data, spec.dtype, math.prod(spec.shape), start).reshape(spec.shape))

@@ -23,7 +23,7 @@ from locallearn.runtime.local import Fused
 from locallearn.runtime.parts import fill, merge_rows, shard_part
 from locallearn.runtime.session import Session, count_correct, padded, training_step
 from locallearn.runtime.setup import Setup, Stage
-from locallearn.traffic import Traffic
+from locallearn.traffic import Channel, Traffic
 
 CHUNK = 512
 """Steps whose indices are handed to the compiled loop at once; the loop runs as many of them as it is told."""
@@ -54,13 +54,14 @@ class FusedSession(Session):
         begun = time.perf_counter()
         setup, number = self.setup, self.setup.stages.index(stage)
         self.stage = stage
-        self._step = setup.plan_step(stage).traffic
+        step, deployed = setup.plan_step(stage), setup.plan_evaluation(stage)
         exactly = replace(stage, wiring=stage.lossless) if stage.lossy else stage
-        self._evaluation = {False: setup.plan_evaluation(stage).traffic, True: setup.plan_evaluation(exactly).traffic}
+        self._step, self._evaluation = step.traffic, {False: deployed.traffic, True: setup.plan_evaluation(exactly).traffic}
+        self._metered, self._aside = (stage.wiring.metered(footprint.channels) for footprint in (step, deployed))
         self._decision = setup.plan_decision(stage).traffic
         # Not compiled as one: JAX finds its few kernels again for every rule and seed, and the bits are those of the other fabrics.
         self._state = setup.begin(stage, self._state)
-        self._memory = setup.memory(stage)
+        self._memory = jax.tree.map(jnp.array, setup.memory(stage))  # copies: what both ends begin with is given up twice
         if number not in self.programs:
             self.programs[number] = self._compiled()
         self._loop, self._score = self.programs[number].loop, self.programs[number].score
@@ -70,15 +71,18 @@ class FusedSession(Session):
         stage, setup = self.stage, self.setup
         index, keys = np.zeros((CHUNK, setup.batch), np.int32), np.zeros((CHUNK, 2), np.uint32)
         args = (self._state, self._memory), self._x, self._y, index, keys, np.int32(0)
-        loop = jax.jit(functools.partial(_steps, stage, intake=setup.intake), donate_argnums=0).lower(*args).compile()
-        deployed = self._scorer(stage, self._memory[0])
-        lossless = self._scorer(replace(stage, wiring=stage.lossless), {}) if stage.lossy else deployed
+        loop = (
+            jax.jit(functools.partial(_steps, stage, intake=setup.intake, metered=self._metered), donate_argnums=0).lower(*args).compile()
+        )
+        deployed = self._scorer(stage, self._memory[0], self._aside)
+        lossless = self._scorer(replace(stage, wiring=stage.lossless), {}, ()) if stage.lossy else deployed
         return Programs(loop, {False: deployed, True: lossless}, Diagnostics(setup, stage))
 
-    def _scorer(self, stage: Stage, memory: Any) -> Callable[..., Any]:
+    def _scorer(self, stage: Stage, memory: Any, metered: tuple[Channel, ...]) -> Callable[..., Any]:
         size = self.setup.evaluation_batch
         x, y = Spec((size, *self._x.shape[1:]), self._x.dtype), Spec((size,), jnp.int32)
-        program = jax.jit(functools.partial(_scored, stage, intake=self.setup.intake)).lower(self._state, memory, x, y, y).compile()
+        scored = functools.partial(_scored, stage, intake=self.setup.intake, metered=metered)
+        program = jax.jit(scored).lower(self._state, memory, x, y, y).compile()
         return lambda state, known, *batch: program(state, known if memory else {}, *batch)
 
     def advance(self, start: int, stop: int) -> float:
@@ -92,8 +96,10 @@ class FusedSession(Session):
         """Through the deployed codecs, or lossless."""
         total = 0
         for x, y, index in padded(part, self.setup.evaluation_batch):
-            total += self._score[lossless](self._state, self._memory[0], x, y, index)
-            self.traffic += self._evaluation[lossless]
+            right, sizes = self._score[lossless](self._state, self._memory[0], x, y, index)
+            total += right
+            channels = () if lossless else tuple(channel.counted(False) for channel in self._aside)
+            self.traffic += _measured(self._evaluation[lossless], channels, sizes)
         return int(total)
 
     def diagnose(self, step: int) -> Diagnosis:
@@ -130,28 +136,60 @@ class FusedSession(Session):
         index[:n] = batches(setup.seed, len(setup.split.train.y), setup.batch, start, stop)
         keys = step_keys(setup.seed, start, start + CHUNK)
         carry = self._state, self._memory
-        (self._state, self._memory), losses = self._loop(carry, self._x, self._y, index, keys, np.int32(n))
-        self.traffic += self._step * n
+        (self._state, self._memory), losses, sizes = self._loop(carry, self._x, self._y, index, keys, np.int32(n))
+        self.traffic += _measured(self._step * n, self._metered, sizes)
         return np.asarray(losses)[:n]
 
 
-def _steps(stage: Stage, carry: Any, x: Any, y: Any, index: Any, keys: Any, n: Any, *, intake: Intake = PLAIN) -> Any:
-    """The first n of CHUNK steps: (state and channel memories, losses)."""
+def _measured(planned: Traffic, metered: Sequence[Channel], sizes: Sequence[Any]) -> Traffic:
+    """What was planned, with the bytes that were sent on the metered channels. sizes: int32 arrays, one for each channel."""
+    if not metered:
+        return planned
+    return planned.measured({channel: int(np.asarray(size).sum(dtype=np.int64)) for channel, size in zip(metered, sizes, strict=True)})
 
-    def one(k: Any, both: Any) -> Any:
-        (state, memory), losses = both
+
+def _steps(
+    stage: Stage,
+    carry: Any,
+    x: Any,
+    y: Any,
+    index: Any,
+    keys: Any,
+    n: Any,
+    *,
+    intake: Intake = PLAIN,
+    metered: tuple[Channel, ...] = (),
+) -> Any:
+    """The first n of CHUNK steps: (state and channel memories, losses, bytes of each step on each metered channel)."""
+
+    def one(k: Any, now: Any) -> Any:
+        (state, memory), losses, sizes = now
         i = index[k]
-        fabrics = [Fused(stage.wiring, m, Context(p)) for m, p in zip(memory, jnp.split(i, len(memory)), strict=True)]
+        fabrics = [Fused(stage.wiring, m, Context(p), metered) for m, p in zip(memory, jnp.split(i, len(memory)), strict=True)]
         chains = [Chain(stage.blocks, fabric) for fabric in fabrics]
         batch = Batch(seen_in_training(intake, x[i], keys[k], i), y[i], i, keys[k])
         state, info = training_step(stage, chains, state, batch, lambda jobs: [job() for job in jobs])
         memory = [fabric.memory for fabric in fabrics]
-        return (state, memory), losses.at[k].set(info.loss.astype(losses.dtype))
+        sizes = tuple(all_.at[k].set(sum(f.sizes[channel] for f in fabrics)) for channel, all_ in zip(metered, sizes, strict=True))
+        return (state, memory), losses.at[k].set(info.loss.astype(losses.dtype)), sizes
 
-    return jax.lax.fori_loop(0, n, one, (carry, jnp.zeros(CHUNK, jnp.float32)))
+    unknown = tuple(jnp.zeros(CHUNK, jnp.int32) for _ in metered)
+    return jax.lax.fori_loop(0, n, one, (carry, jnp.zeros(CHUNK, jnp.float32), unknown))
 
 
-def _scored(stage: Stage, state: Row, memory: Any, x: Any, y: Any, index: Any, *, intake: Intake = PLAIN) -> Any:
-    """How many of one evaluation batch are right."""
-    chain = Chain(stage.evaluating, Fused(stage.wiring, memory, Context(index, training=False)))
-    return chain.at_top(count_correct, stage.rule.predict(chain, state, seen(intake, x)), y)
+def _scored(
+    stage: Stage,
+    state: Row,
+    memory: Any,
+    x: Any,
+    y: Any,
+    index: Any,
+    *,
+    intake: Intake = PLAIN,
+    metered: tuple[Channel, ...] = (),
+) -> Any:
+    """How many of one evaluation batch are right, and the bytes on each metered channel."""
+    fabric = Fused(stage.wiring, memory, Context(index, training=False), metered)
+    chain = Chain(stage.evaluating, fabric)
+    right = chain.at_top(count_correct, stage.rule.predict(chain, state, seen(intake, x)), y)
+    return right, tuple(fabric.sizes[channel] for channel in metered)

@@ -121,12 +121,14 @@ class Plan(Fabric):
 class Fused(Fabric):
     """Traces the rule into the program that calls it: encode and decode are part of the graph.
 
-    memory: (sender, receiver) by channel, traced; read it back after the step.
+    memory: (sender, receiver) by channel, traced; read it back after the step. sizes: bytes of payload that crossed on those channels whose
+    frames vary in size, traced too. metered: which channels those are.
     """
 
-    def __init__(self, wiring: Wiring, memory: dict[Channel, Any], context: Context):
+    def __init__(self, wiring: Wiring, memory: dict[Channel, Any], context: Context, metered: Sequence[Channel] = ()):
         self.wiring, self.placement = wiring, wiring.placement
         self.memory, self.context = dict(memory), context
+        self.sizes = {channel: jnp.zeros((), jnp.int32) for channel in metered}
 
     def compute(self, i: int, fn: Callable[..., Any], block: Block, *args: Any, **options: Any) -> Any:
         """A plain call."""
@@ -146,17 +148,21 @@ class Fused(Fabric):
     def repeat(self, times: int, body: Callable[[Any, Any], Any], carry: Any) -> Any:
         """One compiled loop, whatever the number of rounds."""
 
-        def turn(number: Any, both: tuple[Any, dict[Channel, Any]]) -> tuple[Any, dict[Channel, Any]]:
-            carry, self.memory = both[0], dict(both[1])
-            return body(number, carry), self.memory
+        def turn(
+            number: Any, now: tuple[Any, dict[Channel, Any], dict[Channel, Any]]
+        ) -> tuple[Any, dict[Channel, Any], dict[Channel, Any]]:
+            carry, self.memory, self.sizes = now[0], dict(now[1]), dict(now[2])
+            return body(number, carry), self.memory, self.sizes
 
-        carry, self.memory = jax.lax.fori_loop(0, times, turn, (carry, self.memory))
+        carry, self.memory, self.sizes = jax.lax.fori_loop(0, times, turn, (carry, self.memory, self.sizes))
         return carry
 
     def _cross(self, channel: Channel, value: Any) -> Any:
         codec = self.wiring.codecs[channel.message]
         sender, receiver = self.memory.get(channel) or blank(codec, spec_of(value))
         packet, sender = codec.encode(value, sender, self.context)
+        if channel in self.sizes and codec.wire is not None:
+            self.sizes[channel] += codec.wire.size(packet)
         value, receiver = codec.decode(packet, receiver, spec_of(value), self.context)
         if channel in self.memory:
             self.memory[channel] = sender, receiver
@@ -218,7 +224,7 @@ class Framed(Fabric):
         if not leaving:
             return
         packets = [(self._address(c), end.pack(codec, c, value, self.context)) for c, value in leaving.items()]
-        for (address, _), channel, data in zip(packets, leaving, end.frames(packets), strict=True):
+        for (address, _), channel, data in zip(packets, leaving, end.frames(codec, packets), strict=True):
             self.traffic.count(channel.counted(self.context.training), len(data) - HEADER_BYTES)
             self.post(address, data)
 

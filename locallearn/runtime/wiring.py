@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -35,6 +35,10 @@ class Wiring(NamedTuple):
             raise RuleError(f"the rule sends `{name}` but does not declare it under `messages`{hint}")
         here, there = self.placement[src], self.placement[dst]
         return None if here == there else Channel(name, self.messages[name].kind, here, there)
+
+    def metered(self, channels: Iterable[Channel]) -> tuple[Channel, ...]:
+        """Those of the channels whose frames vary in size, in order: their bytes are known only when they were sent."""
+        return tuple(sorted(channel for channel in channels if self.codecs[channel.message].wire is not None))
 
 
 def deal(blocks: int, shards: int) -> tuple[int, ...]:

@@ -145,7 +145,7 @@ def test_where_data_lies_is_no_part_of_the_identity(catalog, good):
     [
         ("{}", "predictive_coding"),
         ("{default: int8}", "predictive_coding-int8"),
-        ("{error: [error_feedback, topk(0.2)]}", "predictive_coding-error_error_feedback+topk0.2_false"),
+        ("{error: [error_feedback, topk(0.2)]}", "predictive_coding-error_error_feedback+topk0.2"),
     ],
 )
 def test_label(load_text, good, codecs, label):
