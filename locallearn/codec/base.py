@@ -78,7 +78,10 @@ def is_float(x: Any) -> bool:
 
 @functools.cache
 def exact() -> Codec:
-    """Native dtype, every bit: the only lossless codec, and the default. Suits every kind."""
+    """Native dtype, every bit: the default.
+
+    Suits every kind. Lossless.
+    """
     return Codec(
         init=lambda spec, key: ((), ()),
         encode=lambda x, sender, context: ((x,), sender),

@@ -27,8 +27,7 @@ class Known(NamedTuple):
 
 
 def difference(inner: Codec, threshold: NonNegative | None = None, examples: NonNegativeInt = 0) -> Codec:
-    """The difference to what the receiver has, through the codec after it; the receiver adds it up. With `exact` the value itself, as it
-    is.
+    """The difference to what the receiver has, through the codec after it; with `exact` the value itself.
 
     Suits messages that repeat: rounds of relaxation, weights, feedback. What the codec inside loses is made up for by later messages. Size:
     that of the codec inside. With a threshold only the numbers that changed by more than it cross (event-driven), of variable size: nothing

@@ -69,7 +69,7 @@ def _labels_fit(codecs: Mapping[str, Any], rules: Sequence[tuple[KeyPath, Any]],
     """Labels that are packed as whole numbers must be fewer than the codec holds."""
     from locallearn.codec.integers import PACKED_VALUES
 
-    kinds = {name: message.kind for _, rule in rules for name, message in getattr(rule, "messages", {}).items()}
+    kinds = {name: getattr(message, "kind", None) for _, rule in rules for name, message in getattr(rule, "messages", {}).items()}
     for key, spec in codecs.items():
         name, args = spec[-1]
         values = args[0] if args else PACKED_VALUES

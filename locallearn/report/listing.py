@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from locallearn.report.tabular import cell, shown
 
 WIDTH = 80
+BATCH = (128, 256)
+"""The message whose bits are told of a codec."""
 
 
 def rule_rows() -> Iterator[dict[str, Any]]:
@@ -44,14 +49,20 @@ def _costs(name: str) -> dict[str, Any]:
 
 
 def codec_rows() -> list[dict[str, Any]]:
-    """Every codec: what it is, and its parameters with their defaults; one that wraps another says so."""
-    from locallearn.codec import CODECS, COMBINATORS
+    """Every codec: what it is and suits, its parameters with their defaults, and bits for each number of a batch of activations.
+
+    Of one that wraps another, with `exact` after it; `at_most` where its frames vary in size.
+    """
+    from locallearn.codec import CODECS, COMBINATORS, Spec, build, nbytes, packet_spec
 
     rows = []
     for name, make in CODECS.items():
         parameters = {key: p.default for key, p in inspect.signature(make).parameters.items() if key != "inner"}
         plain = {key: "required" if value is inspect.Parameter.empty else value for key, value in parameters.items()}
-        rows.append({"name": name, "wraps": name in COMBINATORS, "summary": first_line(make), "parameters": plain})
+        codec, message = build(((name, ()),)), Spec(BATCH, np.dtype(np.int32 if name == "packed" else np.float32))
+        bits = 8 * nbytes(packet_spec(codec, message)) / message.size
+        row = {"name": name, "wraps": name in COMBINATORS, "summary": first_line(make), "parameters": plain}
+        rows.append(row | {"bits": round(bits, 3), "at_most": codec.wire is not None, "suits": suits(make)})
     return rows
 
 
@@ -83,11 +94,14 @@ def rule_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 
 def codecs_text(rows: Iterable[Mapping[str, Any]]) -> str:
     """Each codec in a few lines of 80 columns."""
-    lines = []
+    lines = [f"Bits for each number of a message of {BATCH[0]} rows of {BATCH[1]} numbers, scales among them.", ""]
     for row in rows:
-        inside = ", ".join(key if value == "required" else f"{key}={cell(value)}" for key, value in row["parameters"].items())
-        lines.append(row["name"] + (f"({inside})" if inside else "") + ("  wraps the codec after it" if row["wraps"] else ""))
-        lines += _indented(row["summary"])
+        words = {key: "none" if value is None else cell(value) for key, value in row["parameters"].items()}
+        inside = ", ".join(key if word == "required" else f"{key}={word}" for key, word in words.items())
+        bits = f"{'at most ' if row['at_most'] else ''}{row['bits']:.3g} bits"
+        lines.append(f"{row['name']}({inside})  " if inside else f"{row['name']}  ")
+        lines[-1] += f"wraps another; {bits} alone" if row["wraps"] else bits
+        lines += _indented(row["summary"]) + _indented(row["suits"])
     return "\n".join(lines)
 
 
@@ -115,6 +129,13 @@ def title(rule: type) -> str:
 def first_line(thing: Any) -> str:
     """The first sentence of a docstring."""
     return (inspect.getdoc(thing) or "").partition("\n")[0]
+
+
+def suits(codec: Any) -> str:
+    """The sentence of a codec's docstring that says which messages it suits."""
+    text = " ".join((inspect.getdoc(codec) or "").split())
+    found = re.search(r"Suits .*?[.;](?= [A-Z0-9|]|$)", text)
+    return found[0] if found else ""
 
 
 def defaults(cls: type) -> dict[str, Any]:

@@ -32,17 +32,17 @@ def test_defaults_and_numbers_as_text(load_text, good):
     assert config.train == Train(epochs=2, batch=50)
 
 
-def test_codecs_are_parsed_for_the_builder_with_all_defaults_written(load_text, good):
+def test_codecs_are_parsed_for_the_builder_and_spelled_shortly(load_text, good):
     text = """
 codecs:
-  default: topk
+  default: topk(0.1, signed=false)
   error: [delayed(1), error_feedback, "topk(0.5, signed=true)"]
   activation: topk(signed=true)
   label: int8
 """
     config = load_text(good + text)
     assert config.codecs == {
-        "default": (("topk", (0.1, False)),),
+        "default": (("topk", ()),),
         "error": (("delayed", (1,)), ("error_feedback", ()), ("topk", (0.5, True))),
         "activation": (("topk", (0.1, True)),),
         "label": (("int8", ()),),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from locallearn.codec import build
+from locallearn.rules import RULES
 from locallearn.runtime.framed import EagerSession
 from locallearn.runtime.fused import FusedSession
 from locallearn.runtime.peers import PeersSession
@@ -29,7 +30,7 @@ CASES = {
         },
     ),
     "events": (
-        "predictive_coding",
+        RULES["predictive_coding"](steps=3),
         {"activation": codec(("difference", 0.02), ("int8",)), "error": codec(("deflate",), ("difference", 0.001))},
     ),
     "codebook and rank": (

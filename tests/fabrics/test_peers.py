@@ -74,10 +74,17 @@ def everyday_or_slow(rule):
     return pytest.param("socket", rule, MEMORY, 1, marks=() if rule in EVERYDAY else pytest.mark.slow)
 
 
+def codec_or_slow(codec):
+    """Each codec compiles in three processes; what they send is the same as in threads (`test_codecs_in_training.py`)."""
+    return pytest.param("socket", "backprop", codec, 1, marks=() if codec[0] in ("int8", "vq") else pytest.mark.slow)
+
+
 CASES = [
     *(everyday_or_slow(rule) for rule in RULES),  # their lossless evaluation is sent with `exact`
     *(("socket", rule, ["exact"], 1) for rule in ("backprop", "predictive_coding", "direct_feedback")),
-    *(("socket", rule, codec, 1) for rule in ("backprop",) for codec in PLAIN if codec != ["exact"]),
+    *(codec_or_slow(codec) for codec in PLAIN if codec != ["exact"]),
+    ("socket", "backprop", ["deflate", "difference(0.01)", "int4"], 1),
+    pytest.param("socket", "predictive_coding", ["difference(none, 300)", "int4(stochastic)"], 2, marks=pytest.mark.slow),
     *(("ray", rule, MEMORY, 1) for rule in ("backprop", "mono_forward", "equilibrium_propagation")),
     *((transport, "backprop", MEMORY, 4) for transport in TRANSPORTS),
 ]
