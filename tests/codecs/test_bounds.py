@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 ROWS, N = 4, 33
-few = settings(max_examples=30)
+few = settings(max_examples=15)
 
 
 def floats(shape, **limits):
@@ -76,7 +76,7 @@ TOPS = {"int8": (127, 255), "int4": (7, 15), "int2": (1.5, 3)}
 @pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
 @pytest.mark.parametrize("levels", ["symmetric", "minmax"])
 @pytest.mark.parametrize("name", TOPS)
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(x=arrays)
 def test_integers_are_off_by_half_a_step_or_less_than_one(cross, name, levels, rounding, x):
     y = cross(spec(name, rounding, levels), x)[1].astype(np.float64)

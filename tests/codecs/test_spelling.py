@@ -1,5 +1,7 @@
 """Codecs as they are written in a configuration: read, written again in one way, and refused at their line."""
 
+import re
+
 import pytest
 
 from locallearn.codec import build
@@ -51,7 +53,7 @@ def test_each_codec_is_spelled_in_one_way(written, again):
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_runs(codecs, says):
-    with pytest.raises(ConfigError, match=says.replace("(", r"\(")):
+    with pytest.raises(ConfigError, match=re.escape(says)):
         resolved(codecs)
 
 
