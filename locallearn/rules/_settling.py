@@ -38,11 +38,18 @@ def drive(block: Block, state: State, x: jax.Array) -> jax.Array:
     return block.pre(state.params, x)
 
 
+def linear(block: Block, params: Any, x: jax.Array) -> jax.Array:
+    """u_l, `pre` of x; of complex x two real maps, for the weights are real."""
+    if not jnp.iscomplexobj(x):
+        return block.pre(params, x)
+    return jax.lax.complex(*jax.jvp(lambda real: block.pre(params, real), (x.real,), (x.imag,)))
+
+
 def settle(block: Block, state: State, above: Any, x: jax.Array, *, beta: complex, gain: float = 1.0) -> jax.Array:
     """The block's new state. above: feedback, None in the first round; at the top the target. x: s_{l-1}; at the bottom u_1."""
     if block.top and beta == math.inf:
         return above
-    u = x if block.bottom else block.pre(state.params, x)
+    u = x if block.bottom else linear(block, state.params, x)
     if block.top:
         return (u + beta * above) / (1 + beta) if beta else u
     return block.post(state.params, u if above is None else u + gain * above)
@@ -52,8 +59,8 @@ def feedback(block: Block, state: State, s: jax.Array, x: jax.Array) -> Any:
     """(∂u_l/∂s_{l-1})ᵀ s_l: what the state below adds to its own input."""
     if block.bottom:
         return None
-    _, pull = jax.vjp(lambda below: block.pre(state.params, below), x)
-    return pull(s)[0]
+    _, pull = jax.vjp(lambda below: block.pre(state.params, below), x.real)
+    return jax.lax.complex(pull(s.real)[0], pull(s.imag)[0]) if jnp.iscomplexobj(s) else pull(s)[0]
 
 
 def onehot(block: Block, y: jax.Array, s: jax.Array) -> jax.Array:

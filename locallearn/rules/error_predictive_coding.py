@@ -122,12 +122,13 @@ class ErrorPredictiveCoding(Rule):
     def relaxed(self, chain: Chain, state: Row, batch: Batch, x: Row, z: Row) -> tuple[Row, Row, Row]:
         """(errors, what each block sees, z) after all rounds. x, z: of the forward pass."""
 
-        def turn(number: Any, carry: tuple[Row, Row, Row]) -> tuple[Row, Row, Row]:
-            e, x, z = carry
+        def fall(e: Row, x: Row, z: Row) -> Row:
             top = chain.at_top(output_slope, z, batch.y, loss=self.loss)
             slope = chain.sweep_down("error", pull, state, x, last=top).slope
-            e = chain.map(relax, e, slope, rate=self.rate)
-            return e, *chain.sweep_up("activation", perturbed, state, e, first=batch.x)
+            return chain.map(relax, e, slope, rate=self.rate)
 
-        first = turn(0, (Row([None] * chain.n), x, z))
-        return chain.repeat(self.steps - 1, turn, first)
+        def turn(number: Any, e: Row) -> Row:  # up, then down: what goes down knows what came up, and need not compute it again
+            return fall(e, *chain.sweep_up("activation", perturbed, state, e, first=batch.x))
+
+        e = chain.repeat(self.steps - 1, turn, fall(Row([None] * chain.n), x, z))
+        return e, *chain.sweep_up("activation", perturbed, state, e, first=batch.x)

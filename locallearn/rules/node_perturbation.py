@@ -34,15 +34,15 @@ from locallearn.rule import Batch, Info, Message, forward
 from locallearn.rules._perturbation import Estimate, Perturbation, each_cross_entropy, noise, nothing, own_key
 
 
-def jitter(block: Block, key: jax.Array, number: Any, u: jax.Array) -> jax.Array:
-    """ξ_l / σ, like u."""
+def jitter(block: Block, state: State, key: jax.Array, number: Any, x: jax.Array) -> jax.Array:
+    """ξ_l / σ, like u_l. x: [batch, *in_shape], for its shape alone."""
+    u = jax.eval_shape(block.pre, state.params, x)
     return noise(own_key(block, key, number), u.shape, u.dtype, "normal")
 
 
-def noisy(block: Block, state: State, key: jax.Array, number: Any, x: jax.Array, *, sigma: float) -> jax.Array:
-    """h̃_l. x: h̃_{l-1}, or the data."""
-    u = block.pre(state.params, x)
-    return block.post(state.params, u + sigma * jitter(block, key, number, u))
+def noisy(block: Block, state: State, xi: jax.Array, x: jax.Array, *, sigma: float) -> jax.Array:
+    """h̃_l. xi: ξ_l / σ; x: h̃_{l-1}, or the data."""
+    return block.post(state.params, block.pre(state.params, x) + sigma * xi)
 
 
 def losses(block: Block, h: jax.Array, y: jax.Array) -> jax.Array:
@@ -61,12 +61,12 @@ def mean_loss(block: Block, each: jax.Array) -> jax.Array:
 
 
 def credit(
-    block: Block, state: State, key: jax.Array, number: Any, so_far: Estimate, x: jax.Array, delta: jax.Array, *, sigma: float, samples: int
+    block: Block, state: State, xi: jax.Array, so_far: Estimate, x: jax.Array, delta: jax.Array, *, sigma: float, samples: int
 ) -> Estimate:
-    """The estimate with one more sample. x: [batch, *in_shape], without noise; delta: [batch]."""
+    """The estimate with one more sample. xi: ξ_l / σ; x: [batch, *in_shape], without noise; delta: [batch]."""
     u, pull = jax.vjp(lambda params: block.pre(params, x), state.params)
     each = delta.reshape(-1, *[1] * (u.ndim - 1)) / (sigma * samples * len(delta))
-    grads = jax.tree.map(jnp.add, so_far.grads, pull(each * jitter(block, key, number, u))[0])
+    grads = jax.tree.map(jnp.add, so_far.grads, pull(each * xi)[0])
     return Estimate(grads, so_far.projection + (jnp.abs(delta).mean() / (sigma * samples)).astype(so_far.projection.dtype))
 
 
@@ -91,9 +91,10 @@ class NodePerturbation(Perturbation):
         clean = chain.at_top(losses, h, batch.y)
 
         def turn(number: Any, so_far: Row) -> Row:
-            _, moved = chain.sweep_up("noisy", noisy, state, batch.key, number, first=batch.x, sigma=self.sigma)
+            xi = chain.map(jitter, state, batch.key, number, x)
+            _, moved = chain.sweep_up("noisy", noisy, state, xi, first=batch.x, sigma=self.sigma)
             delta = chain.broadcast("difference", chain.at_top(change, moved, batch.y, clean))
-            return chain.map(credit, state, batch.key, number, so_far, x, delta, sigma=self.sigma, samples=self.samples)
+            return chain.map(credit, state, xi, so_far, x, delta, sigma=self.sigma, samples=self.samples)
 
         estimate = chain.repeat(self.samples, turn, chain.map(nothing, state))
         return estimate, Info(chain.at_top(mean_loss, clean), x)

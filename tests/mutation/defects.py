@@ -166,8 +166,8 @@ DEFECTS = [
     Defect(
         "node_perturbation",
         "the noise is not that of the noisy pass",
-        "pull(each * jitter(block, key, number, u))",
-        "pull(each * jitter(block, key, number + 1, u))",
+        "pull(each * xi)",
+        "pull(each * jnp.roll(xi, 1, 0))",
     ),
     Defect("activity_forward_gradient", "the estimate is not along its direction", "y, v, groups) * v / len(u)", "y, v, groups) / len(u)"),
     Defect("noprop", "the noise of the wrong time", "alpha_bar(block.index, block.count)", "alpha_bar(block.index + 1, block.count)"),

@@ -15,7 +15,10 @@ def flat(tree):
 
 def noises(net, sigma, number=0):
     """ξ_l of every block: a list of [batch, units]."""
-    return [sigma * np.asarray(jitter(b, net.batch.key, number, jnp.zeros((4, *b.out_shape)))) for b in net.blocks]
+    return [
+        sigma * np.asarray(jitter(b, s, net.batch.key, number, jnp.zeros((4, *b.in_shape))))
+        for b, s in zip(net.blocks, net.state, strict=True)
+    ]
 
 
 def run(net, xi):
@@ -84,7 +87,7 @@ def test_normalisation_keeps_its_parameters(small):
 
 def test_convolutions_have_noise_in_every_position(convolutional):
     net = convolutional(NodePerturbation())
-    noise = jitter(net.blocks[0], net.batch.key, 0, jnp.zeros((4, 4, 4, 3)))
+    noise = jitter(net.blocks[0], net.state[0], net.batch.key, 0, net.batch.x)
     assert len(np.unique(noise)) == noise.size
     assert all(np.any(flat(g) != 0) for g in net.gradients()[0])
 
