@@ -1,6 +1,6 @@
 """Predictive coding in the Fused fabric against the same step written by hand in JAX.
 
-    python tests/benchmarks/bench_predictive_coding.py [steps]
+    python -m tests.benchmarks.bench_predictive_coding [steps]
 
 784-300-300-10, tanh, batch 64, 20 rounds, Adam; both run all their steps in one program. The two take turns, and the fastest of fifteen
 rounds counts on each side. It first checks that they compute the same thing. The ratio should stay below 1.1.
@@ -9,11 +9,9 @@ rounds counts on each side. It first checks that they compute the same thing. Th
 import sys
 import time
 from dataclasses import replace
+from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
 from locallearn.codec import exact
 from locallearn.data.dataset import Arrays, batches
@@ -24,6 +22,7 @@ from locallearn.runtime.fused import FusedSession
 from locallearn.runtime.setup import Setup, Split, Stage
 from locallearn.runtime.wiring import Wiring, choose_codecs
 from locallearn.train import Optimizer
+from tests.benchmarks.libraries import by_hand
 
 WIDTHS, BATCH, EXAMPLES, ROUNDS = (784, 300, 300, 10), 64, 6000, 15
 RULE = PredictiveCoding(steps=20, rate=0.1, momentum=0.0)
@@ -47,48 +46,19 @@ def library(arrays, steps):
     return (lambda: session.advance(0, steps)), [state.params["linear"] for state in init_state(RULE, blocks, 0)]
 
 
-def by_hand(arrays, steps, layers):
-    """The same, without the library."""
-    adam = optax.adam(1e-3)
-    params = [(layer["kernel"], layer["bias"]) for layer in layers]
-    carry = params, adam.init(params)
-    x_all, y_all = jnp.asarray(arrays.x), jnp.asarray(arrays.y)
+class Task(NamedTuple):
+    """What `libraries` train: data, each step's examples, initial weights."""
 
-    def step(params, opt, x, y):
-        (w1, b1), (w2, b2), (w3, b3) = params
-        target = jax.nn.one_hot(y, 10)
-        m1 = jnp.tanh(x @ w1 + b1)
-        m2 = jnp.tanh(m1 @ w2 + b2)
-        loss = 0.5 * jnp.sum((m2 @ w3 + b3 - target) ** 2) / BATCH
+    x: np.ndarray
+    y: np.ndarray
+    index: np.ndarray
+    layers: list
 
-        def relax(_, z):
-            z1, z2 = z
-            m2 = jnp.tanh(z1 @ w2 + b2)
-            e2, e3 = z2 - m2, target - (z2 @ w3 + b3)
-            return z1 - 0.1 * (z1 - m1 - (e2 * (1 - m2**2)) @ w2.T), z2 - 0.1 * (e2 - e3 @ w3.T)
 
-        z1, z2 = jax.lax.fori_loop(0, 20, relax, (m1, m2))
-        m2 = jnp.tanh(z1 @ w2 + b2)
-        deltas = (m1 - z1) * (1 - m1**2) / BATCH, (m2 - z2) * (1 - m2**2) / BATCH, (z2 @ w3 + b3 - target) / BATCH
-        grads = [(below.T @ d, d.sum(0)) for below, d in zip((x, z1, z2), deltas, strict=True)]
-        updates, opt = adam.update(grads, opt, params)
-        return optax.apply_updates(params, updates), opt, loss
-
-    @jax.jit
-    def run(carry, index):
-        def one(k, both):
-            (params, opt), losses = both
-            params, opt, loss = step(params, opt, x_all[index[k]], y_all[index[k]])
-            return (params, opt), losses.at[k].set(loss)
-
-        return jax.lax.fori_loop(0, steps, one, (carry, jnp.zeros(steps)))
-
-    def go():
-        nonlocal carry
-        carry, losses = run(carry, batches(0, EXAMPLES, BATCH, 0, steps))
-        return float(losses.mean())
-
-    return go
+def task_of(arrays, steps, layers):
+    """The same data, batches and initial weights as `library` has."""
+    pairs = [(np.asarray(layer["kernel"]), np.asarray(layer["bias"])) for layer in layers]
+    return Task(arrays.x, arrays.y, batches(0, EXAMPLES, BATCH, 0, steps), pairs)
 
 
 def seconds(go):
@@ -100,7 +70,7 @@ def seconds(go):
 def main(steps):
     arrays = data()
     ours, layers = library(arrays, steps)
-    hand = by_hand(arrays, steps, layers)
+    hand, _ = by_hand.make(task_of(arrays, steps, layers))
     for _ in range(2):  # the first call of the one by hand compiles
         losses = ours(), hand()
         assert abs(losses[0] / losses[1] - 1) < 1e-3, losses
