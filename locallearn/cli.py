@@ -36,6 +36,7 @@ transport_option = click.option(
     show_default=True,
     help="Between actors, for --on ray: sockets, or calls of Ray where ports are closed.",
 )
+network_option = click.option("--network", metavar="NAME", help="Emulated between actors: 1mbit, or `1 Mbit/s, 20 ms`.")
 
 
 class _Group(click.Group):
@@ -119,11 +120,12 @@ def plan(path: Path, sets: tuple[str, ...], data: str | None, form: str) -> None
 @on_option
 @address_option
 @transport_option
+@network_option
 @click.option("--fresh", is_flag=True, help="Move an earlier run to ...~1 and begin anew.")
 @runs_option
 @data_option
 @quiet_option
-def run(path: Path, on: str, address: str | None, transport: str, data: str | None, **options: Any) -> int:
+def run(path: Path, on: str, address: str | None, transport: str, network: str | None, data: str | None, **options: Any) -> int:
     """Train one configuration.
 
     The same command goes on with what was interrupted, and shows what is
@@ -137,7 +139,7 @@ def run(path: Path, on: str, address: str | None, transport: str, data: str | No
     from locallearn.report import commands
 
     use_data(data)
-    return commands.run(path, how={"on": on, "address": address, "transport": transport}, **options)
+    return commands.run(path, how={"on": on, "address": address, "transport": transport, "network": network}, **options)
 
 
 @cli.command()
@@ -150,10 +152,13 @@ def run(path: Path, on: str, address: str | None, transport: str, data: str | No
 @on_option
 @address_option
 @transport_option
+@network_option
 @runs_option
 @data_option
 @quiet_option
-def sweep(path: Path, on: str, address: str | None, transport: str, data: str | None, dry_run: bool, **options: Any) -> int:
+def sweep(
+    path: Path, on: str, address: str | None, transport: str, network: str | None, data: str | None, dry_run: bool, **options: Any
+) -> int:
     """Train every combination of a sweep.
 
     Finished runs are skipped, interrupted ones go on; a run that fails is
@@ -174,7 +179,7 @@ def sweep(path: Path, on: str, address: str | None, transport: str, data: str | 
     from locallearn.report import commands
 
     flags = {name: options.pop(name) for name in ("retry_failed", "fail_fast", "keep_going")}
-    return commands.sweep(path, how={"on": on, "address": address, "transport": transport}, flags=flags, **options)
+    return commands.sweep(path, how={"on": on, "address": address, "transport": transport, "network": network}, flags=flags, **options)
 
 
 @cli.command()

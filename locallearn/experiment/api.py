@@ -25,6 +25,7 @@ def run(
     fresh: bool = False,
     address: str | None = None,
     transport: str = "socket",
+    network: str | None = None,
     progress: Listener | None = None,
 ) -> Result:
     """Train one configuration and return its result.
@@ -32,7 +33,7 @@ def run(
     source: the path of a YAML file, or a dictionary with the same keys; in it, `rule` may be a Rule, `model` a model or a list of
     blocks, and `data` a Dataset. sets: `key=value` settings on top. on: `local` (one compiled program), `eager` (message by message,
     for debugging) or `ray` (one actor for each shard; address: of a cluster, else Ray is started for this run alone; transport: of the
-    frames, `socket`, or `ray` where actors cannot reach each other's ports).
+    frames, `socket`, or `ray` where actors cannot reach each other's ports; network: emulated between them, such as `1 Mbit/s, 20 ms`).
 
     runs: a folder for run directories; without one nothing is written. A run that is finished there is loaded, one that was
     interrupted goes on; fresh: begin anew. progress: called with every event, see `locallearn.experiment.events`.
@@ -41,7 +42,7 @@ def run(
     """
     config = configuration(source, sets)
     path = Path(source) if isinstance(source, str | Path) else None
-    how = How(on=on, address=address, transport=transport, tell=progress or silent, source=str(path) if path else None)
+    how = How(on=on, address=address, transport=transport, network=network, tell=progress or silent, source=str(path) if path else None)
     directory = None if runs is None else Path(runs, path.stem if path else "", run_name(config, on))
     return execute(config, how, directory, fresh)
 

@@ -22,6 +22,7 @@ from locallearn.experiment.provenance import commit, now, provenance, relative, 
 from locallearn.experiment.record import record_of, stage_at
 from locallearn.experiment.result import Result, load
 from locallearn.experiment.store import FAILED, FINISHED, SUFFIX, Store, move_away
+from locallearn.network.networks import UnknownNetwork, parse_network
 from locallearn.runtime.framed import EagerSession
 from locallearn.runtime.fused import FusedSession
 from locallearn.runtime.session import Session
@@ -52,15 +53,16 @@ class How:
     """How a run is carried out: nothing here changes its result.
 
     on: `local` (one compiled program), `eager` (message by message) or `ray` (one actor for each shard). address: of a Ray that runs
-    already. transport: of the frames between actors, one of `TRANSPORTS`. keep_seconds: least time between checkpoints. interrupted:
-    asked after every event, true to stop. load: gets data into memory. retry: whether a run that failed is tried again. programs: what
-    earlier runs compiled, for seeds of the same configuration. crews: their actors. source, varied: noted beside the run, where it comes
-    from and what sets it apart in a sweep.
+    already. transport: of the frames between actors, one of `TRANSPORTS`. network: emulated between them. keep_seconds: least time
+    between checkpoints. interrupted: asked after every event, true to stop. load: gets data into memory. retry: whether a run that failed
+    is tried again. programs: what earlier runs compiled, for seeds of the same configuration. crews: their actors. source, varied: noted
+    beside the run, where it comes from and what sets it apart in a sweep.
     """
 
     on: str = "local"
     address: str | None = None
     transport: str = "socket"
+    network: str | None = None
     keep_seconds: float = 5.0
     tell: Listener = silent
     interrupted: Callable[[], bool] = lambda: False
@@ -76,6 +78,10 @@ class How:
             raise LocallearnError(f"`{self.on}` is no way to run; there are {', '.join(SUFFIX)}")
         if self.transport not in TRANSPORTS:
             raise LocallearnError(f"`{self.transport}` is no transport; there are {', '.join(TRANSPORTS)}")
+        if self.network is not None:
+            parse_network(self.network)
+            if self.on != "ray":
+                raise UnknownNetwork("a network is emulated between actors: add `--on ray`, or ask `locallearn time` of a finished run")
 
 
 def run_name(config: Config, on: str = "local") -> Path:
@@ -181,8 +187,14 @@ def _events(config: Config, how: How, setup: Setup, resume: Snapshot | None, kee
         return
     from locallearn.runtime.cluster import train_on_ray
 
+    network = parse_network(how.network) if how.network else None
     yield from train_on_ray(
-        partial(prepare, config), resume=resume, address=how.address, keep_seconds=keep_seconds, transport=how.transport
+        partial(prepare, config),
+        resume=resume,
+        address=how.address,
+        keep_seconds=keep_seconds,
+        transport=how.transport,
+        network=network,
     )
 
 

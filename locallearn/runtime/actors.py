@@ -84,13 +84,14 @@ class ShardActor:
         """A neighbour that is far ahead waits here."""
         return self._transport.mailbox.taken(stream, at_least) if run == self._run else at_least
 
-    def start(self, places: Sequence[Any], make_setup: Callable[[], Any], resume: Any, keep_seconds: float) -> None:
-        """Begin to train. places: where the shards listen, if they do. resume: this shard's part of a snapshot."""
+    def start(self, places: Sequence[Any], make_setup: Callable[[], Any], resume: Any, keep_seconds: float, network: Any = None) -> None:
+        """Begin to train. places: where the shards listen, if they do. resume: this shard's part of a snapshot. network: to emulate."""
+        from locallearn.runtime.pacing import Paced
         from locallearn.runtime.peers import Worker
 
-        transport = self._transport
         if places:
-            transport.connect(places)
+            self._transport.connect(places)
+        transport = self._transport = self._transport if network is None else Paced(self._transport, network)
         self._worker = Worker(lambda: self._train(transport, make_setup, resume, keep_seconds))
         self._worker.start()
 

@@ -18,6 +18,7 @@ import ray
 from ray import exceptions
 
 from locallearn.errors import LocallearnError, NoRay, ShardLost
+from locallearn.network.networks import Network
 from locallearn.runtime.actors import ShardActor
 from locallearn.runtime.setup import Setup
 from locallearn.runtime.training import Compiled, Evaluated, Event, Finished, Progress, Snapshot
@@ -37,6 +38,7 @@ def train_on_ray(
     address: str | None = None,
     keep_seconds: float = 5.0,
     transport: str = "socket",
+    network: Network | None = None,
     name: str = "run",
     crews: Crews | None = None,
 ) -> Iterator[Event]:
@@ -44,12 +46,12 @@ def train_on_ray(
 
     address: of a running Ray; without it RAY_ADDRESS, and without that a private Ray on this machine, which goes when the run ends.
     transport: `socket`, or `ray` where actors cannot reach each other's ports: frames are then calls of Ray, several times as slow.
-    crews: where a run finds the actors of the one before it, and leaves its own.
+    network: to emulate between the actors. crews: where a run finds the actors of the one before it, and leaves its own.
     Raises ShardLost when an actor dies, LocallearnError when one fails or cannot be placed.
     """
     shards = make_setup().stages[0].wiring.shards
     with contextlib.nullcontext(crews) if crews else Crews() as kept:
-        yield from kept.of(shards, address=address, transport=transport, name=name).train(make_setup, resume, keep_seconds)
+        yield from kept.of(shards, address=address, transport=transport, name=name).train(make_setup, resume, keep_seconds, network)
 
 
 def _connect(address: str | None, shards: int) -> bool:
@@ -121,21 +123,25 @@ class Crew:
             with _no_fork_warning():
                 ray.shutdown()
 
-    def train(self, make_setup: Callable[[], Setup], resume: Snapshot | None = None, keep_seconds: float = 5.0) -> Iterator[Event]:
+    def train(
+        self, make_setup: Callable[[], Setup], resume: Snapshot | None = None, keep_seconds: float = 5.0, network: Network | None = None
+    ) -> Iterator[Event]:
         """The events of one run."""
         self._queues: list[deque[Event]] = [deque() for _ in self.actors]
         self._last: list[Any] = [None] * self.shards
         self._runs += 1
         try:
-            yield from self._train(make_setup, resume, keep_seconds)
+            yield from self._train(make_setup, resume, keep_seconds, network)
         except Exception:
             self.failed = True
             raise
 
-    def _train(self, make_setup: Callable[[], Setup], resume: Snapshot | None, keep_seconds: float) -> Iterator[Event]:
+    def _train(
+        self, make_setup: Callable[[], Setup], resume: Snapshot | None, keep_seconds: float, network: Network | None
+    ) -> Iterator[Event]:
         places = self._prepare_links()
         work = ray.put(make_setup)
-        self._all([a.start.remote(places, work, _own(resume, k), keep_seconds) for k, a in enumerate(self.actors)])
+        self._all([a.start.remote(places, work, _own(resume, k), keep_seconds, network) for k, a in enumerate(self.actors)])
         yield from self._events()
 
     def _prepare_links(self) -> list[Any]:

@@ -15,6 +15,7 @@ from locallearn.config.run import resolve
 from locallearn.errors import LocallearnError, ShardLost
 from locallearn.experiment.prepare import prepare
 from locallearn.experiment.run import TRANSPORTS
+from locallearn.network.networks import Network
 from locallearn.rules import RULES
 from locallearn.runtime.cluster import Crew
 from locallearn.runtime.framed import EagerSession
@@ -127,6 +128,17 @@ def test_images_are_augmented_as_in_eager_bit_for_bit(hired):
     assert all(a.tobytes() == b.tobytes() for x, y in zip(theirs.shards, ours.shards, strict=True) for a, b in zip(x, y, strict=True))
     plain = list(train(EagerSession(setup_of("direct_feedback", microbatches=2)())))[-1]
     assert any(a.tobytes() != b.tobytes() for x, y in zip(plain.shards, ours.shards, strict=True) for a, b in zip(x, y, strict=True))
+
+
+def test_an_emulated_network_costs_its_time_and_changes_nothing(crew):
+    """Each of six steps waits for four messages in a row, two up and two down; then an evaluation for two."""
+    make = setup_of("backprop", steps=6)
+    net = Network("far", 1e6, 1e6, 0.1)
+    events = list(crew.train(make, network=net))
+    ours = list(train(EagerSession(make())))[-1]
+    assert all(a.tobytes() == b.tobytes() for x, y in zip(events[-1].shards, ours.shards, strict=True) for a, b in zip(x, y, strict=True))
+    (seconds,) = [event.seconds for event in events if isinstance(event, Evaluated) and event.accuracy is not None]
+    assert 6 * 4 * 0.1 + 2 * 0.1 < seconds < 6 * 4 * 0.1 + 3
 
 
 def test_every_evaluation_is_that_of_eager(crew):
