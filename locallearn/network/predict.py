@@ -19,7 +19,10 @@ from locallearn.runtime.wiring import deal
 
 
 class Prediction(NamedTuple):
-    """How long a training takes. step: seconds between the ends of steps, at its end. seconds: in all. first: until the first step ends."""
+    """How long a training takes, without its evaluations' own messages.
+
+    first: seconds until the first step ends. step: between the ends of later ones. seconds: in all.
+    """
 
     network: str
     shards: int
@@ -30,9 +33,14 @@ class Prediction(NamedTuple):
 
 
 class Course(NamedTuple):
-    """What of a run its time depends on. phases: (stage, steps in it). step_seconds: of computing, all shards together."""
+    """What of a run its time depends on.
+
+    phases: (stage, steps in it). every: steps between evaluations, after which all shards wait for the top's decision. step_seconds: of
+    computing, all shards together.
+    """
 
     phases: Sequence[tuple[Stage, int]]
+    every: int
     batch: int
     microbatches: int
     step_seconds: float
@@ -58,7 +66,8 @@ def course_of(folder: Path, accuracy: float | None = None, step_seconds: float |
         if stage["start"] < steps
     ]
     train = result.config.train
-    return Course(phases, train.batch, train.microbatches, step_seconds or result.seconds / max(1, result.step))
+    every = min(record["step"] for record in result.curve) if result.curve else steps
+    return Course(phases, every, train.batch, train.microbatches, step_seconds or result.seconds / max(1, result.step))
 
 
 def predict(course: Course, net: Network, shards: int | None = None) -> Prediction:
@@ -68,10 +77,12 @@ def predict(course: Course, net: Network, shards: int | None = None) -> Predicti
         blocks, placement = _chain(stage, shards)
         prices = Prices(stage, course.batch // course.microbatches, course.step_seconds, len(blocks), course.microbatches)
         graph = step_graph(stage.rule, blocks, placement, prices, course.microbatches)
-        times = ends(graph, net, steps)
+        times = ends(graph, net, min(steps, course.every))
+        full, rest = divmod(steps, course.every)
         first = first or float(times[0])
-        step = float(times[-1] - times[-2]) if steps > 1 else float(times[-1])
-        seconds, count = seconds + float(times[-1]), max(placement) + 1
+        step = float(times[-1] - times[-2]) if len(times) > 1 else float(times[-1])
+        seconds += full * float(times[-1] + net.latency) + (float(times[rest - 1]) + net.latency if rest else 0.0)
+        count = max(placement) + 1
     return Prediction(net.name, count, sum(steps for _, steps in course.phases), first, step, seconds)
 
 
