@@ -22,7 +22,7 @@ from locallearn.experiment.provenance import commit, now, provenance, relative, 
 from locallearn.experiment.record import record_of, stage_at
 from locallearn.experiment.result import Result, load
 from locallearn.experiment.store import FAILED, FINISHED, SUFFIX, Store, move_away
-from locallearn.network.networks import UnknownNetwork, parse_network
+from locallearn.networks import UnknownNetwork, parse_network
 from locallearn.runtime.framed import EagerSession
 from locallearn.runtime.fused import FusedSession
 from locallearn.runtime.session import Session

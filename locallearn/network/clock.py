@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from locallearn.network.graph import Event
-from locallearn.network.networks import Network
+from locallearn.networks import Network
 
 SAME = 1e-9
 """Steps repeat themselves when they differ by no more than this share."""

@@ -12,8 +12,8 @@ from locallearn.experiment.result import load
 from locallearn.experiment.store import Store
 from locallearn.network.clock import ends
 from locallearn.network.graph import step_graph
-from locallearn.network.networks import Network
 from locallearn.network.prices import Prices, likenesses
+from locallearn.networks import Network
 from locallearn.runtime.setup import Stage
 from locallearn.runtime.wiring import deal
 

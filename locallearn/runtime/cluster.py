@@ -18,7 +18,7 @@ import ray
 from ray import exceptions
 
 from locallearn.errors import LocallearnError, NoRay, ShardLost
-from locallearn.network.networks import Network
+from locallearn.networks import Network
 from locallearn.runtime.actors import ShardActor
 from locallearn.runtime.setup import Setup
 from locallearn.runtime.training import Compiled, Evaluated, Event, Finished, Progress, Snapshot

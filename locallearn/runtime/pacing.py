@@ -11,7 +11,7 @@ import time
 from collections import deque
 from typing import Any
 
-from locallearn.network.networks import Network
+from locallearn.networks import Network
 from locallearn.runtime.frame import Address
 from locallearn.runtime.links import QUEUE
 

@@ -12,8 +12,8 @@ from dataclasses import replace
 
 from locallearn.network.clock import ends
 from locallearn.network.graph import step_graph
-from locallearn.network.networks import parse_network
 from locallearn.network.prices import Prices
+from locallearn.networks import parse_network
 from locallearn.runtime.cluster import Crew
 from locallearn.runtime.fused import FusedSession
 from locallearn.runtime.training import Evaluated, train

@@ -10,7 +10,7 @@ import pytest
 import locallearn
 
 ROOT = Path(locallearn.__file__).parent
-CORE = {"locallearn." + name for name in ("chain", "block", "rule", "codec", "traffic", "errors", "fields", "markers")}
+CORE = {"locallearn." + name for name in ("chain", "block", "rule", "codec", "traffic", "errors", "fields", "markers", "networks")}
 MAY = {
     "core": CORE,
     "models": {"locallearn.block", "locallearn.fields", "locallearn.markers", "locallearn.errors", "locallearn.models"},

@@ -13,9 +13,9 @@ from locallearn.errors import LocallearnError
 from locallearn.experiment.prepare import network
 from locallearn.network.clock import _pipelined, _replayed, _upwards, ends
 from locallearn.network.graph import Event, step_graph
-from locallearn.network.networks import NETWORKS, Network, parse_network
 from locallearn.network.predict import course_of, predict
 from locallearn.network.prices import Prices, likenesses
+from locallearn.networks import NETWORKS, Network, parse_network
 from locallearn.runtime.wiring import deal
 
 SLOW = Network("slow", 1000.0, 1000.0, 0.5)

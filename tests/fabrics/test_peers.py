@@ -15,7 +15,7 @@ from locallearn.config.run import resolve
 from locallearn.errors import LocallearnError, ShardLost
 from locallearn.experiment.prepare import prepare
 from locallearn.experiment.run import TRANSPORTS
-from locallearn.network.networks import Network
+from locallearn.networks import Network
 from locallearn.rules import RULES
 from locallearn.runtime.cluster import Crew
 from locallearn.runtime.framed import EagerSession
