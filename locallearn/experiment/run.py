@@ -55,7 +55,7 @@ class How:
     on: `local` (one compiled program), `eager` (message by message) or `ray` (one actor for each shard). address: of a Ray that runs
     already. transport: of the frames between actors, one of `TRANSPORTS`. network: emulated between them. keep_seconds: least time
     between checkpoints. interrupted: asked after every event, true to stop. load: gets data into memory. retry: whether a run that failed
-    is tried again. programs: what earlier runs compiled, for seeds of the same configuration. crews: their actors. source, varied: noted
+    is tried again. programs: what earlier runs compiled, for seeds of the same configuration. source, varied: noted
     beside the run, where it comes from and what sets it apart in a sweep.
     """
 
@@ -70,7 +70,6 @@ class How:
     retry: bool = True
     source: str | None = None
     programs: dict[str, Any] = field(default_factory=dict)
-    crews: Any = None
     varied: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -40,18 +40,17 @@ def train_on_ray(
     transport: str = "socket",
     network: Network | None = None,
     name: str = "run",
-    crews: Crews | None = None,
 ) -> Iterator[Event]:
     """The events of `training.train`, from actors. make_setup is called in every actor, so that data is read where it is used.
 
     address: of a running Ray; without it RAY_ADDRESS, and without that a private Ray on this machine, which goes when the run ends.
     transport: `socket`, or `ray` where actors cannot reach each other's ports: frames are then calls of Ray, several times as slow.
-    network: to emulate between the actors. crews: where a run finds the actors of the one before it, and leaves its own.
+    network: to emulate between the actors.
     Raises ShardLost when an actor dies, LocallearnError when one fails or cannot be placed.
     """
     shards = make_setup().stages[0].wiring.shards
-    with contextlib.nullcontext(crews) if crews else Crews() as kept:
-        yield from kept.of(shards, address=address, transport=transport, name=name).train(make_setup, resume, keep_seconds, network)
+    with Crew(shards, address=address, transport=transport, name=name) as crew:
+        yield from crew.train(make_setup, resume, keep_seconds, network)
 
 
 def _connect(address: str | None, shards: int) -> bool:
@@ -92,7 +91,7 @@ def _no_fork_warning() -> Iterator[None]:
 class Crew:
     """One actor for each shard, for one run or for several, one after the other. A context manager: leaving it ends the actors.
 
-    processes: their process ids. peak_memory: bytes, for each actor. failed: whether a run ended in an error.
+    processes: their process ids. peak_memory: bytes, for each actor.
     """
 
     def __init__(self, shards: int, *, address: str | None = None, transport: str = "socket", name: str = "run"):
@@ -101,7 +100,6 @@ class Crew:
         self._last: list[Any] = [None] * shards
         self.processes: list[int] = []
         self.peak_memory = [0] * shards
-        self.failed = False
         self._private = False
         self._runs = 0
 
@@ -130,15 +128,6 @@ class Crew:
         self._queues: list[deque[Event]] = [deque() for _ in self.actors]
         self._last: list[Any] = [None] * self.shards
         self._runs += 1
-        try:
-            yield from self._train(make_setup, resume, keep_seconds, network)
-        except Exception:
-            self.failed = True
-            raise
-
-    def _train(
-        self, make_setup: Callable[[], Setup], resume: Snapshot | None, keep_seconds: float, network: Network | None
-    ) -> Iterator[Event]:
         places = self._prepare_links()
         work = ray.put(make_setup)
         self._all([a.start.remote(places, work, _own(resume, k), keep_seconds, network) for k, a in enumerate(self.actors)])
@@ -244,28 +233,6 @@ class Crew:
         """Events that every shard has reported, each as one."""
         while all(self._queues):
             yield _merge([queue.popleft() for queue in self._queues])
-
-
-class Crews:
-    """The crew of the last run, kept for the next if that has as many shards. A context manager: leaving it ends the actors."""
-
-    def __init__(self) -> None:
-        self._crew: Crew | None = None
-
-    def __enter__(self) -> Crews:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._crew is not None:
-            self._crew.__exit__()
-            self._crew = None
-
-    def of(self, shards: int, **where: Any) -> Crew:
-        """A crew of so many; a new one after a run that failed, for it may have lost an actor."""
-        if self._crew is None or self._crew.shards != shards or self._crew.failed:
-            self.__exit__()
-            self._crew = Crew(shards, **where).__enter__()
-        return self._crew
 
 
 def _own(resume: Snapshot | None, shard: int) -> Snapshot | None:
