@@ -234,7 +234,6 @@ def test_expansion_is_the_product_in_order(catalog, batches, epochs, codecs, see
     vary = {"train.batch": batches, "train.epochs": epochs, "codecs.default": codecs}
     runs = expand({"base": base, "vary": vary, "seeds": seeds}, catalog)
     made = [(r.config.train.batch, r.config.train.epochs, r.config.canonical()["codecs"]["default"], r.config.seed) for r in runs]
-    wanted = [(b, e, c.replace("0.5", "0.5, false"), s) for b, e, c, s in itertools.product(batches, epochs, codecs, seeds)]
-    assert made == wanted
+    assert made == list(itertools.product(batches, epochs, codecs, seeds))
     assert len({run.name for run in runs}) == math.prod(map(len, (batches, epochs, codecs)))
     assert set(base) <= set(RUN_KEYS)

@@ -82,11 +82,11 @@ def codec_or_slow(codec):
 
 CASES = [
     *(everyday_or_slow(rule) for rule in RULES),  # their lossless evaluation is sent with `exact`
-    *(("socket", rule, ["exact"], 1) for rule in ("backprop", "predictive_coding", "direct_feedback")),
+    ("socket", "predictive_coding", ["exact"], 1),
     *(codec_or_slow(codec) for codec in PLAIN if codec != ["exact"]),
     ("socket", "backprop", ["deflate", "difference(0.01)", "int4"], 1),
     pytest.param("socket", "predictive_coding", ["difference(none, 300)", "int4(stochastic)"], 2, marks=pytest.mark.slow),
-    *(("ray", rule, MEMORY, 1) for rule in ("backprop", "mono_forward", "equilibrium_propagation")),
+    ("ray", "mono_forward", MEMORY, 1),
     *((transport, "backprop", MEMORY, 4) for transport in TRANSPORTS),
 ]
 
