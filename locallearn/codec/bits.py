@@ -50,6 +50,14 @@ def of_bytes(flat: jax.Array, spec: jax.ShapeDtypeStruct) -> jax.Array:
     return jax.lax.bitcast_convert_type(flat.reshape(*spec.shape, *((size,) if size > 1 else ())), spec.dtype)
 
 
+def running_count(chosen: jax.Array) -> jax.Array:
+    """[..., n] of truth values -> how many are true up to each, itself among them: int32. On CPU faster than cumsum."""
+    groups = _grouped(chosen.astype(jnp.float32), 64)
+    within = (groups @ np.triu(np.ones((64, 64), np.float32))).astype(jnp.int32)
+    before = jnp.cumsum(within[..., -1], -1) - within[..., -1]
+    return (within + before[..., None]).reshape(*chosen.shape[:-1], -1)[..., : chosen.shape[-1]]
+
+
 def _grouped(q: jax.Array, each: int) -> jax.Array:
     """[..., n] -> [..., ceil(n / each), each], padded with zeros."""
     short = -q.shape[-1] % each

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from locallearn.codec.base import Codec, Context, Packet, Spec, blank, exact, floats_only, nbytes, packet_spec, spec_of
-from locallearn.codec.bits import as_bytes, of_bytes, pack_bits, packed_width, unpack_bits
+from locallearn.codec.bits import as_bytes, of_bytes, pack_bits, packed_width, running_count, unpack_bits
 from locallearn.codec.sparse import place_type
 from locallearn.codec.wires import TRIMMED
 from locallearn.errors import RuleError
@@ -124,8 +124,8 @@ def _gather(inner: Codec, moved: jax.Array, change: jax.Array, within: Any, cont
     """One array of bytes: how many changed, their places, their changes; zeros after that."""
     n, seen = change.size, _blocks(spec_of(change))
     moved, change = moved.reshape(-1), change.reshape(-1)
-    rank, count = jnp.cumsum(moved, dtype=jnp.int32) - 1, jnp.sum(moved, dtype=jnp.int32)
-    rank = jnp.where(moved, rank, math.prod(seen.shape))
+    so_far = running_count(moved)
+    rank, count = jnp.where(moved, so_far - 1, math.prod(seen.shape)), so_far[-1]
     chosen = jnp.zeros(math.prod(seen.shape), change.dtype).at[rank].set(change, mode="drop")
     packet, within = inner.encode(chosen.reshape(seen.shape), within, context)
     rows = jnp.concatenate([as_bytes(part).reshape(seen.shape[0], -1) for part in _small_first(packet)], -1)
@@ -155,7 +155,7 @@ def _scatter(inner: Codec, packet: Packet, within: Any, spec: Spec, context: Con
     listed = jnp.where(jnp.arange(room // itemsize) < count, listed.astype(jnp.int32), n)
     from_list = jnp.zeros(n, bool).at[listed].set(True, mode="drop")
     moved = jnp.where(_listed(count, n), from_list, unpack_bits(body[4 : 4 + room], 1, n) > 0)
-    rank = jnp.clip(jnp.cumsum(moved) - 1, 0)
+    rank = jnp.maximum(running_count(moved) - 1, 0)
     return moved.reshape(spec.shape), changes.reshape(-1)[rank].reshape(spec.shape), within
 
 

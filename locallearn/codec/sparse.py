@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from locallearn.codec.base import Codec, Context, Packet, Spec, as_rows, counted, drawn_key, first_count, floats_only, row_specs, width
-from locallearn.codec.bits import pack_bits, packed_width, unpack_bits
+from locallearn.codec.bits import pack_bits, packed_width, running_count, unpack_bits
 from locallearn.fields import Fraction
 
 Estimate = Literal["unbiased", "nearest"]
@@ -121,7 +121,7 @@ def _spread(places: jax.Array, values: jax.Array, n: int) -> jax.Array:
     rows, k = values.shape
     if _as_bitmap(k, n):
         chosen = unpack_bits(places, 1, n) > 0
-        rank = jnp.clip(jnp.cumsum(chosen, axis=-1) - 1, 0, k - 1)
+        rank = jnp.clip(running_count(chosen) - 1, 0, k - 1)
         return jnp.where(chosen, jnp.take_along_axis(values, rank, -1), 0)
     where = jnp.arange(rows)[:, None], places.astype(jnp.int32)
     return jnp.zeros((rows, n), values.dtype).at[where].set(values)

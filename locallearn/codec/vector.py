@@ -39,9 +39,10 @@ def vq(bits: Literal[2, 4, 8] = 8, size: Count = 8, updates: Count = 4) -> Codec
         runs = _runs(x.astype(jnp.float32), size)
         finite = jnp.all(jnp.isfinite(runs), -1)
         runs = jnp.where(finite[:, None], runs, 0)
-        if not context.training:
-            return (_codes(runs, finite, book, bits),), sender
         nearest, distance = _nearest(runs, book)
+        codes_sent = pack_bits(jnp.where(finite, nearest, codes).astype(jnp.uint8), bits)
+        if not context.training:
+            return (codes_sent,), sender
         mine = (nearest[:, None] == jnp.arange(codes)) & finite[:, None]
         sums, counts = FADE * sums + mine.astype(jnp.float32).T @ runs, FADE * counts + jnp.sum(mine, 0)
         turns = _turn(turn, runs.shape[0])
@@ -50,18 +51,18 @@ def vq(bits: Literal[2, 4, 8] = 8, size: Count = 8, updates: Count = 4) -> Codec
         used = counts[turns, None] > 0.5
         fresh = jnp.where(used, sums[turns] / jnp.where(used, counts[turns, None], 1), spare).astype(jnp.bfloat16)
         book = book.at[turns].set(fresh.astype(jnp.float32))
-        return (_codes(runs, finite, book, bits), fresh), (book, (turn + len(turns)) % codes, sums, counts)
+        return (codes_sent, fresh), (book, (turn + len(turns)) % codes, sums, counts)
 
     def decode(packet: Packet, receiver: Any, spec: Spec, context: Context) -> tuple[jax.Array, Any]:
         book, turn = receiver
         n = width(spec)
         count = math.prod(spec.shape) // n * -(-n // size)
-        if context.training:
-            turns = _turn(turn, count)
-            book, turn = book.at[turns].set(packet[1].astype(jnp.float32)), (turn + len(turns)) % codes
         known = jnp.concatenate([book, jnp.full((1, size), jnp.nan)])
         runs = known[unpack_bits(packet[0], bits, count)]
         rows = runs.reshape(row_specs(spec, 1).shape[0], -1)[:, :n]
+        if context.training:  # for the next message
+            turns = _turn(turn, count)
+            book, turn = book.at[turns].set(packet[1].astype(jnp.float32)), (turn + len(turns)) % codes
         return rows.astype(spec.dtype).reshape(spec.shape), (book, turn)
 
     def _turn(turn: jax.Array, count: int) -> jax.Array:
@@ -78,11 +79,9 @@ def _runs(x: jax.Array, size: int) -> jax.Array:
 
 
 def _nearest(runs: jax.Array, book: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Number of the nearest vector for each run, and the squared distance."""
-    distance = jnp.sum(book**2, -1) - 2 * runs @ book.T
-    best = jnp.argmin(distance, -1)
-    return best, jnp.maximum(jnp.min(distance, -1) + jnp.sum(runs**2, -1), 0)
-
-
-def _codes(runs: jax.Array, finite: jax.Array, book: jax.Array, bits: int) -> jax.Array:
-    return pack_bits(jnp.where(finite, _nearest(runs, book)[0], 2**bits - 1).astype(jnp.uint8), bits)
+    """Number of the nearest vector for each run, the first of equals, and the squared distance."""
+    distance = jnp.sum(book**2, -1)[:, None] - 2 * book @ runs.T
+    least = jnp.min(distance, 0)
+    downward = jnp.arange(len(book), 0, -1, dtype=jnp.int32)
+    best = len(book) - jnp.max(jnp.where(distance == least, downward[:, None], 1), 0)  # on CPU much faster than argmin
+    return best, jnp.maximum(least + jnp.sum(runs**2, -1), 0)
