@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,20 +13,20 @@ from locallearn.codec.bits import as_bytes, of_bytes, pack_bits, packed_width, r
 from locallearn.codec.sparse import place_type
 from locallearn.codec.wires import TRIMMED
 from locallearn.errors import RuleError
-from locallearn.fields import NonNegative, NonNegativeInt
+from locallearn.fields import Count, NonNegative
 
 BLOCK = 64
 """Changes that cross together through the codec inside, as one row; the last row's unused end is not sent."""
 
 
 class Known(NamedTuple):
-    """What a receiver has. about: [examples] int32, which example each row of `values` is about; empty where there are no examples."""
+    """What a receiver has. about: which example each row of `values` is about, int32, -1 for none; empty where no row is about one."""
 
     values: jax.Array
     about: jax.Array
 
 
-def difference(inner: Codec, threshold: NonNegative | None = None, examples: NonNegativeInt = 0) -> Codec:
+def difference(inner: Codec, threshold: NonNegative | None = None, since: Literal["batch", "message"] | Count = "batch") -> Codec:
     """The difference to what the receiver has, through the codec after it; with `exact` the value itself.
 
     Suits messages that repeat: rounds of relaxation, weights, feedback. What the codec inside loses is made up for by later messages. Size:
@@ -35,10 +35,11 @@ def difference(inner: Codec, threshold: NonNegative | None = None, examples: Non
     is less), and the codec inside for ceil(k / 64) rows of 64 numbers, zeros at the end left out. |error| <= threshold, or for what is sent
     that of the codec inside, which a value that is not finite spoils for its row of 64. A threshold of 0 sends what changed at all.
 
-    With `examples` the difference is to the last message about the same example (its place in the training set modulo `examples`; as many
-    as the training set has, or fewer: then some share a place, and begin anew): AQ-SGD, for activations that are seen once an epoch.
-    Messages need a row for each example of the batch; single numbers differ from the last one. Evaluations send the values, not
-    differences, through the codec inside.
+    What it is the difference to: with `batch` the last message about the same examples, row by row, so that rounds of relaxation begin anew
+    with each batch; the last message of the channel with `message`, and for arrays that have no row for each example (but weights with as
+    many rows as the batch has examples must have `message`). With a number, the last message about each example, however long ago: AQ-SGD,
+    for activations that are seen once an epoch. Both ends then keep a row for that many examples, by their place in the training set; if it
+    has more, some share a place, and begin anew. Evaluations send the values, not differences, through the codec inside.
 
     Wang et al. (2022), "Fine-tuning language models over slow networks using activation compression with guarantees", arXiv:2206.01299.
     """
@@ -48,15 +49,17 @@ def difference(inner: Codec, threshold: NonNegative | None = None, examples: Non
 
     def init(spec: Spec, key: jax.Array) -> tuple[Any, Any]:
         sender, receiver = inner.init(spec if threshold is None else _blocks(spec), key)
-        values = jnp.zeros((examples, *spec.shape[1:]) if examples and spec.shape else spec.shape, spec.dtype)
-        known = Known(values, jnp.full(examples if spec.shape else 0, -1, jnp.int32))
+        rows = spec.shape[:1] if since in ("batch", "message") else (since,) * len(spec.shape[:1])
+        known = Known(
+            jnp.zeros((*rows, *spec.shape[1:]), spec.dtype), jnp.full(0 if since == "message" or not rows else rows, -1, jnp.int32)
+        )
         return (known, sender, receiver), (known, receiver)
 
     def encode(x: jax.Array, sender: Any, context: Context) -> tuple[Packet, Any]:
         known, within, mirror = sender
         if not context.training:
             return inner.encode(x, within, context)[0], sender
-        base = _recall(known, x, context)
+        base = _recall(known, x, since, context)
         change = x if sends_values else x - base
         if threshold is None:
             packet, within = inner.encode(change, within, context)
@@ -64,14 +67,14 @@ def difference(inner: Codec, threshold: NonNegative | None = None, examples: Non
             moved = ~(jnp.abs(x - base) <= threshold)
             packet, within = _gather(inner, moved, change, within, context)
         value, mirror = arrives(packet, base, mirror, spec_of(x), context)
-        return packet, (_remember(known, value, context), within, mirror)
+        return packet, (_remember(known, value, since, context), within, mirror)
 
     def decode(packet: Packet, receiver: Any, spec: Spec, context: Context) -> tuple[jax.Array, Any]:
         known, within = receiver
         if not context.training:
             return inner.decode(packet, within, spec, context)[0], receiver
-        value, within = arrives(packet, _recall(known, spec, context), within, spec, context)
-        return value, (_remember(known, value, context), within)
+        value, within = arrives(packet, _recall(known, spec, since, context), within, spec, context)
+        return value, (_remember(known, value, since, context), within)
 
     def arrives(packet: Packet, base: jax.Array, within: Any, spec: Spec, context: Context) -> tuple[jax.Array, Any]:
         """What the receiver has after the message, worked out at both ends."""
@@ -86,32 +89,36 @@ def difference(inner: Codec, threshold: NonNegative | None = None, examples: Non
     return floats_only(Codec(init, encode, decode, inner.wire if threshold is None else inner.wire or TRIMMED))
 
 
-def _recall(known: Known, like: Any, context: Context) -> jax.Array:
+def _recall(known: Known, like: Any, since: str | int, context: Context) -> jax.Array:
     """What the receiver has of the message to come; zeros where it has nothing, or nothing finite."""
-    values = known.values
-    if known.about.size:
-        place, index = _places(known, like, context)
+    values, index = known.values, _index(like, since, context)
+    if known.about.size and index is not None:
+        place = jnp.arange(len(index)) if since == "batch" else index % known.about.size
         mine = (known.about[place] == index).reshape(-1, *(1,) * (values.ndim - 1))
         values = jnp.where(mine, values[place], 0)
     return jnp.where(jnp.isfinite(values), values, 0)
 
 
-def _remember(known: Known, value: jax.Array, context: Context) -> Known:
-    if not known.about.size:
+def _remember(known: Known, value: jax.Array, since: str | int, context: Context) -> Known:
+    index = _index(value, since, context)
+    if not known.about.size or index is None:
         return Known(value, known.about)
-    place, index = _places(known, value, context)
-    order = jnp.arange(len(index))
+    if since == "batch":
+        return Known(value, index)
+    place, order = index % known.about.size, jnp.arange(len(index))
     last = jnp.full(known.about.shape, -1).at[place].max(order)[place] == order  # of several rows for one place the last one stays
     where = jnp.where(last, place, known.about.size)
     return Known(known.values.at[where].set(value, mode="drop"), known.about.at[where].set(index, mode="drop"))
 
 
-def _places(known: Known, like: Any, context: Context) -> tuple[jax.Array, jax.Array]:
-    if jnp.shape(context.index) != like.shape[:1]:
-        rows = f"`difference` by example takes messages with one row for each of the batch's {jnp.shape(context.index)[0]} examples"
-        raise RuleError(f"{rows}, not of shape {like.shape}: choose another codec for them, by the message's name or kind")
-    index = jnp.asarray(context.index, jnp.int32)
-    return index % known.about.size, index
+def _index(like: Any, since: str | int, context: Context) -> jax.Array | None:
+    """The example that each row is about; None where rows are about none."""
+    if jnp.shape(context.index) == like.shape[:1]:
+        return jnp.asarray(context.index, jnp.int32)
+    if not like.shape or isinstance(since, str):
+        return None
+    rows = f"`difference` by example takes messages with one row for each of the batch's {jnp.shape(context.index)[0]} examples"
+    raise RuleError(f"{rows}, not of shape {like.shape}: choose another codec for them, by the message's name or kind")
 
 
 def _blocks(spec: Spec) -> Spec:

@@ -166,6 +166,27 @@ def test_differences_by_example_come_closer_with_every_visit(series):
     assert np.abs(shared - values[index]).max() <= np.abs(plain - values[index]).max() * (1 + 1e-5)
 
 
+@pytest.mark.parametrize("threshold", [None, 0.001])
+def test_rounds_begin_anew_with_each_batch(series, threshold):
+    """What is far from the last batch and small is not drowned in the difference."""
+    rng = np.random.default_rng(0)
+    large, small = rng.normal(size=(2, 4, 20)).astype(np.float32) * np.array([100, 0.01], np.float32)[:, None, None]
+    messages, index = [large, large, small, small * 2], [[0, 1, 2, 3]] * 2 + [[4, 5, 6, 7]] * 2
+    arrived, _ = series((("difference", (threshold,)), *INT8), messages, index)
+    assert np.abs(arrived[2] - small).max() <= max(np.abs(small).max() / 127, threshold or 0)
+    assert np.array_equal(arrived[:2], series((("difference", (threshold,)), *INT8), messages[:2])[0])
+    drowned, _ = series((("difference", (threshold, "message")), *INT8), messages, index)
+    assert np.abs(drowned[2] - small).max() > np.abs(small).max()
+
+
+def test_what_has_no_row_for_each_example_goes_on_from_batch_to_batch(series):
+    x = slow(6, 6, shape=(5, 20))
+    arrived, _ = series((("difference", ()), *INT4), [x[0]] * 6, [[k, k + 1] for k in range(6)])
+    assert np.abs(arrived[-1] - x[0]).max() < 1e-4 * np.abs(x[0]).max()
+    single, _ = series((("difference", (None, 7)), *EXACT), [np.float32(k) for k in range(3)], [[1, 2]] * 3)
+    assert single.tolist() == [0, 1, 2]
+
+
 def test_of_two_rows_for_one_place_the_last_is_known(cross):
     spec = (("difference", (None, 4)), *INT8)
     x = np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32)
