@@ -33,7 +33,8 @@ def difference(inner: Codec, threshold: NonNegative | None = None, since: Litera
     that of the codec inside. With a threshold only the numbers that changed by more than it cross (event-driven), of variable size: nothing
     if there are none; else, for k of n numbers, 4 bytes, their places (k whole numbers of 1, 2 or 4 bytes, or ceil(n / 8) bytes, whichever
     is less), and the codec inside for ceil(k / 64) rows of 64 numbers, zeros at the end left out. |error| <= threshold, or for what is sent
-    that of the codec inside, which a value that is not finite spoils for its row of 64. A threshold of 0 sends what changed at all.
+    that of the codec inside, which a value that is not finite spoils for its row of 64. A threshold of 0 sends what changed at all. To an
+    energy rule a correction is a change: keep the threshold above what the codec inside loses of a batch's first message.
 
     What it is the difference to: with `batch` the last message about the same examples, row by row, so that rounds of relaxation begin anew
     with each batch; the last message of the channel with `message`, and for arrays that have no row for each example (but weights with as
@@ -49,10 +50,9 @@ def difference(inner: Codec, threshold: NonNegative | None = None, since: Litera
 
     def init(spec: Spec, key: jax.Array) -> tuple[Any, Any]:
         sender, receiver = inner.init(spec if threshold is None else _blocks(spec), key)
-        rows = spec.shape[:1] if since in ("batch", "message") else (since,) * len(spec.shape[:1])
-        known = Known(
-            jnp.zeros((*rows, *spec.shape[1:]), spec.dtype), jnp.full(0 if since == "message" or not rows else rows, -1, jnp.int32)
-        )
+        rows = spec.shape[:1] if isinstance(since, str) else (since,) * len(spec.shape[:1])
+        about = (0,) if since == "message" or not rows else rows
+        known = Known(jnp.zeros((*rows, *spec.shape[1:]), spec.dtype), jnp.full(about, -1, jnp.int32))
         return (known, sender, receiver), (known, receiver)
 
     def encode(x: jax.Array, sender: Any, context: Context) -> tuple[Packet, Any]:

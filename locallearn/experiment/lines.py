@@ -7,7 +7,7 @@ from typing import Any
 from locallearn.config.codecs import EXACT
 from locallearn.config.run import Config, codec_label
 from locallearn.experiment.events import Ended, Started
-from locallearn.experiment.planning import planned_traffic
+from locallearn.experiment.planning import planned_traffic, varies
 from locallearn.experiment.provenance import relative
 from locallearn.experiment.result import Result
 from locallearn.experiment.store import FABRICS
@@ -91,7 +91,7 @@ def plan_line(setup: Setup) -> str:
     """What a step sends, and what the run will."""
     step = setup.plan_step(setup.stages[-1]).traffic
     first = f"plan     {plural(step.message_count, 'message')}, {size(step.bytes)} a step"
-    return f"{first}  -> {size(planned_traffic(setup).bytes)} for {plural(setup.steps, 'step')}"
+    return f"{first}  -> {'at most ' * varies(setup)}{size(planned_traffic(setup).bytes)} for {plural(setup.steps, 'step')}"
 
 
 def _ended(event: Ended) -> list[str]:

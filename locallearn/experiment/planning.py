@@ -12,10 +12,11 @@ from locallearn.traffic import Traffic
 def plan(setup: Setup) -> dict[str, Any]:
     """The whole plan as plain data: for plan.json and `locallearn plan`. Bytes are framed unless they are called payload.
 
-    Totals assume that the run takes all its steps; where codecs have variable sizes they are upper bounds.
+    Totals assume that the run takes all its steps; where the frames of a codec vary in size they are `at_most` so many.
     """
     total = planned_traffic(setup)
     return {
+        "at_most": varies(setup),
         "steps": setup.steps,
         "bytes": total.bytes,
         "payload_bytes": total.payload_bytes,
@@ -24,6 +25,11 @@ def plan(setup: Setup) -> dict[str, Any]:
         "bytes_by_kind": total.by_kind(),
         "stages": [_stage(setup, stage) for stage in setup.stages],
     }
+
+
+def varies(setup: Setup) -> bool:
+    """Whether some frames vary in size, so that what is planned is an upper bound."""
+    return any(stage.wiring.metered(setup.plan_step(stage).channels) for stage in setup.stages)
 
 
 def planned_traffic(setup: Setup) -> Traffic:

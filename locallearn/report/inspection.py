@@ -56,8 +56,8 @@ def _plan_table(found: Mapping[str, Any]) -> str:
     kinds = [(kind, f"{kind} {size(amount)}") for kind, amount in found["bytes_by_kind"].items()]
     training, beside = (", ".join(text for kind, text in kinds if (kind in ASIDE) is aside) for aside in (False, True))
     lines += [
-        f"{plural(found['steps'], 'step')} send {size(found['bytes'])} in {plural(found['messages'], 'message')}, "
-        f"{size(found['bytes_worst_link'])} on the busiest link",
+        f"{plural(found['steps'], 'step')} send {'at most ' * found['at_most']}{size(found['bytes'])} "
+        f"in {plural(found['messages'], 'message')}, {size(found['bytes_worst_link'])} on the busiest link",
         f"by kind: {training}" if training else "nothing crosses from shard to shard",
     ]
     lines += [f"beside training: {beside}"] if beside else []
