@@ -48,13 +48,16 @@ MODEL = {
 def compile_quickly():
     """Programs of tests run a few times on tiny arrays: what XLA spends on making them fast is most of their time. Actors inherit it.
 
-    Not for identities in float64: some of them feel that other programs round in another order.
+    Not for identities in float64: some of them feel that other programs round in another order. For the same reason no compiled
+    program outlives its module.
     """
+    jax.clear_caches()
     jax.config.update("jax_disable_most_optimizations", True)
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     yield
     jax.config.update("jax_disable_most_optimizations", False)
     del os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"]
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session", autouse=True)

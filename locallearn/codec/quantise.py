@@ -193,7 +193,7 @@ def _integers(bits: int, rounding: Rounding, levels: str, scale: Scale) -> Codec
     def decode(packet: Packet, spec: Spec) -> jax.Array:
         q, found = packet
         if levels == "minmax":
-            share = unpack_bits(q, bits, _numbers(spec, scale)).astype(jnp.float32) / last
+            share = jnp.minimum(unpack_bits(q, bits, _numbers(spec, scale)).astype(jnp.float32) / last, 1)  # XLA's reciprocals exceed it
             value = found[..., :1] * (1 - share) + found[..., 1:] * share
         else:
             whole = q if bits == 8 else unpack_bits(q, bits, _numbers(spec, scale)).astype(jnp.float32) - top

@@ -10,12 +10,9 @@ import pytest
 from locallearn.codec import Context, Spec, build
 
 
-@pytest.fixture(scope="session", autouse=True)
-def compile_quickly():
-    """These programs run a few times on small arrays: what XLA spends on making them fast is most of the time of these tests."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+@pytest.fixture(scope="module", autouse=True)
+def quickly(compile_quickly):
+    """Without most of XLA's optimisations."""
 
 
 @functools.cache

@@ -45,14 +45,6 @@ CASES = {
 """Rule, and codecs by kind: every codec that remembers, and every wire."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly():
-    """Each program runs a few times on tiny arrays."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 class Post:
     """Carries frames from thread to thread, by address."""
 
