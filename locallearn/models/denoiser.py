@@ -14,6 +14,7 @@ from flax import nnx
 
 from locallearn.block import Block
 from locallearn.fields import Count
+from locallearn.models.convolution import Convolution
 from locallearn.models.layers import ACTIVATIONS, INITS, Activation
 
 
@@ -28,7 +29,7 @@ class Guess(nnx.Module):
         init = INITS["he"](1.0)
         shape, self.convolutions = example_shape, nnx.List([])
         for channels in model.trunk:
-            self.convolutions.append(nnx.Conv(shape[-1], channels, (3, 3), kernel_init=init, rngs=rngs))
+            self.convolutions.append(Convolution(shape[-1], channels, (3, 3), kernel_init=init, rngs=rngs))
             shape = (shape[0] // 2, shape[1] // 2, channels)
         widths = (math.prod(shape) + model.widths[-1] + 1, *model.widths[1:])
         self.layers = nnx.List([nnx.Linear(a, b, kernel_init=init, rngs=rngs) for a, b in itertools.pairwise(widths)])

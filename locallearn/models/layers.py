@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from locallearn.block import Block, stacked
+from locallearn.models.convolution import Convolution
 
 Activation = Literal["relu", "leaky_relu", "tanh", "hard_tanh", "gelu", "sigmoid", "hard_sigmoid", "silu", "elu", "identity"]
 Init = Literal["he", "glorot", "lecun", "orthogonal"]
@@ -171,7 +172,7 @@ class Conv(nnx.Module):
         kernel, stride, pad = (layer.kernel,) * self.axes, (layer.stride,) * self.axes, ((layer.pad, layer.pad),) * self.axes
         self.input_norm = batch_norm(channels, affine=False, rngs=rngs) if layer.input_norm else None
         around: Any = "VALID" if layer.reflect else pad
-        self.conv = nnx.Conv(channels, layer.channels, kernel, stride, padding=around, use_bias=layer.bias, kernel_init=init, rngs=rngs)
+        self.conv = Convolution(channels, layer.channels, kernel, stride, padding=around, use_bias=layer.bias, kernel_init=init, rngs=rngs)
         self.norm = normalisation(layer.norm, layer.channels, self.axes + 1, rngs=rngs)
 
     def pre(self, x: jax.Array) -> jax.Array:

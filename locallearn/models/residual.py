@@ -22,6 +22,7 @@ from flax import nnx
 from locallearn.block import Block
 from locallearn.fields import Positive
 from locallearn.models.convnet import Problems, scaled
+from locallearn.models.convolution import Convolution
 from locallearn.models.layers import INITS, Init, Layer, Norm, Part, averaged, convolutions, normalisation, numbered
 
 
@@ -33,12 +34,12 @@ class Residual(nnx.Module):
     def __init__(self, n_in: int, n_out: int, stride: int, *, projection: bool, norm: str, init: Any, rngs: nnx.Rngs):
         self.stride, self.new = stride, n_out - n_in
         options = {"use_bias": norm == "none", "kernel_init": init, "rngs": rngs}
-        self.conv1 = nnx.Conv(n_in, n_out, (3, 3), stride, padding=1, **options)
+        self.conv1 = Convolution(n_in, n_out, (3, 3), stride, padding=1, **options)
         self.norm1 = normalisation(norm, n_out, 3, rngs=rngs)
-        self.conv2 = nnx.Conv(n_out, n_out, (3, 3), padding=1, **options)
+        self.conv2 = Convolution(n_out, n_out, (3, 3), padding=1, **options)
         self.norm2 = normalisation(norm, n_out, 3, rngs=rngs)
         changes = stride > 1 or n_in != n_out
-        self.project = nnx.Conv(n_in, n_out, (1, 1), stride, padding="VALID", **options) if changes and projection else None
+        self.project = Convolution(n_in, n_out, (1, 1), stride, padding="VALID", **options) if changes and projection else None
         self.norm3 = normalisation(norm, n_out, 3, rngs=rngs) if self.project is not None else None
 
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -37,6 +37,7 @@ import jax.numpy as jnp
 from locallearn.block import Block, State, WithHead
 from locallearn.chain import Chain, Row
 from locallearn.fields import NonNegativeInt
+from locallearn.models.convolution import convolve
 from locallearn.rule import Batch, Info, Message, Rule
 from locallearn.rules._common import Local, cross_entropy, flat, head_key, label, unknown_classes
 from locallearn.rules._heads import Layer, average_pool, blank, read
@@ -56,16 +57,10 @@ def cells(h: jax.Array) -> jax.Array:
     return flat(average_pool(h, [min(CELLS, size) for size in h.shape[1:-1]]))
 
 
-def convolve(kernel: jax.Array, h: jax.Array) -> jax.Array:
-    """Same size at the output. h: [batch, ..., channels]."""
-    space = "XYZ"[: h.ndim - 2]
-    return jax.lax.conv_general_dilated(h, kernel, (1,) * len(space), "SAME", dimension_numbers=(f"N{space}C", f"{space}IO", f"N{space}C"))
-
-
 def auxiliary(params: Auxiliary, h: jax.Array) -> jax.Array:
     """a_l(h_l): [batch, classes]."""
     for kernel, bias in params.hidden:
-        h = jax.nn.relu((cells(h) @ kernel if kernel.ndim == 2 else convolve(kernel, h)) + bias)
+        h = jax.nn.relu((cells(h) @ kernel if kernel.ndim == 2 else convolve(h, kernel)) + bias)
     return read(params.readout, cells(h))
 
 

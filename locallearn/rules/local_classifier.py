@@ -34,6 +34,7 @@ import jax.numpy as jnp
 from locallearn.block import Block, State, WithHead
 from locallearn.chain import Chain, Row
 from locallearn.fields import Fraction
+from locallearn.models.convolution import convolve
 from locallearn.rule import Batch, Info, Message, Rule
 from locallearn.rules._common import Local, cross_entropy, flat, forward_body, head_key, label, unknown_classes
 
@@ -51,10 +52,7 @@ class Head(NamedTuple):
 
 def similarity_map(g: jax.Array, h: jax.Array) -> jax.Array:
     """g_l(h_l). h: [batch, ..., channels], g: [3, ..., channels, channels], a 3 for each spatial axis."""
-    space = "XYZ"[: h.ndim - 2]
-    if not space:
-        return h @ g
-    return jax.lax.conv_general_dilated(h, g, (1,) * len(space), "SAME", dimension_numbers=(f"N{space}C", f"{space}IO", f"N{space}C"))
+    return h @ g if h.ndim == 2 else convolve(h, g)
 
 
 def similarity(features: jax.Array) -> jax.Array:

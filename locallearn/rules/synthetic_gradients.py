@@ -38,6 +38,7 @@ import jax.numpy as jnp
 from locallearn.block import Block, State, WithHead
 from locallearn.chain import Chain, Row
 from locallearn.fields import Count, NonNegativeInt, Positive
+from locallearn.models.convolution import convolve
 from locallearn.rule import Batch, Info, Message, Rule
 from locallearn.rules._common import cross_entropy, forward_body, head_key, label, unknown_classes
 
@@ -66,11 +67,9 @@ def new_layer(shape: Sequence[int], n_in: int, n_out: int, key: jax.Array | None
 
 def affine(layer: Affine, v: jax.Array) -> jax.Array:
     """v: [batch, ..., n_in] -> [batch, ..., n_out]."""
-    space = "XYZ"[: v.ndim - 2]
-    if not space:
+    if v.ndim == 2:
         return v @ layer.kernel + layer.bias
-    numbers = (f"N{space}C", f"{space}IO", f"N{space}C")
-    return jax.lax.conv_general_dilated(v, layer.kernel, (1,) * len(space), "SAME", dimension_numbers=numbers) + layer.bias
+    return convolve(v, layer.kernel) + layer.bias
 
 
 def synthesise(block: Block, layers: tuple[Affine, ...], h: jax.Array, y: Any, speed: float) -> jax.Array:
