@@ -116,7 +116,11 @@ class Chain:
     @property
     def below_top(self) -> Chain:
         """All blocks but the top one, as a chain of their own: what they pass up ends below the top."""
-        return Chain(self.blocks[:-1], self.fabric)
+        return self.up_to(self.n - 2)
+
+    def up_to(self, highest: int) -> Chain:
+        """The blocks from the bottom to block `highest`, as a chain of their own."""
+        return Chain(self.blocks[: highest + 1], self.fabric)
 
     # Inside a block.
 
@@ -182,9 +186,9 @@ class Chain:
         """A value of the top block goes to the bottom block."""
         return self._send("to_bottom", name, [Move(self.n - 1, 0, value)])[0] if self.n > 1 else value
 
-    def to_top(self, name: str, value: Any) -> Any:
-        """A value of the bottom block goes to the top block."""
-        return self._send("to_top", name, [Move(0, self.n - 1, value)])[0] if self.n > 1 else value
+    def to_top(self, name: str, value: Any, *, source: int = 0) -> Any:
+        """A value of the bottom block, or of the block `source`, goes to the top block."""
+        return self._send("to_top", name, [Move(source, self.n - 1, value)])[0] if source < self.n - 1 else value
 
     def gather(self, name: str, row: Row, combine: Callable[..., Any]) -> Any:
         """combine(block, entry, ...) of every block's entry, accumulated upwards, at the top.

@@ -48,9 +48,10 @@ class Traffic:
             Counter({c: n * times for c, n in self.messages.items()}),
         )
 
-    def measured(self, payload: Mapping[Channel, int]) -> Traffic:
-        """The same messages, with so many bytes of payload on these channels: what a plan only has a bound of."""
-        return Traffic(Counter({**self.payload, **payload}), Counter(self.messages))
+    def measured(self, sent: Mapping[Channel, tuple[int, int]]) -> Traffic:
+        """The same, but with so many bytes of payload in so many messages on these channels: what a plan only has bounds of."""
+        payload, messages = ({channel: both[k] for channel, both in sent.items()} for k in (0, 1))
+        return Traffic(Counter({**self.payload, **payload}), Counter({**self.messages, **messages}))
 
     def framed(self, channel: Channel) -> int:
         """Bytes of one channel, frame headers included."""

@@ -30,6 +30,7 @@ from locallearn.codec.base import (
     exact,
     floats_only,
     is_float,
+    is_silent,
     nbytes,
     packet_spec,
     spec_of,
@@ -39,6 +40,7 @@ from locallearn.codec.difference import difference
 from locallearn.codec.integers import packed
 from locallearn.codec.project import low_rank, random_projection
 from locallearn.codec.quantise import bfloat16, binary, float8, float16, int2, int4, int8, sign, ternary
+from locallearn.codec.reuse import reuse
 from locallearn.codec.sparse import randomk, topk
 from locallearn.codec.vector import vq
 from locallearn.codec.wires import deflate
@@ -57,6 +59,7 @@ __all__ = [
     "exact",
     "floats_only",
     "is_float",
+    "is_silent",
     "nbytes",
     "packet_spec",
     "spec_of",
@@ -82,13 +85,14 @@ CODECS: dict[str, Callable[..., Codec]] = {
     "difference": difference,
     "error_feedback": error_feedback,
     "every": every,
+    "reuse": reuse,
     "delayed": delayed,
     "deflate": deflate,
 }
 """Every codec by its YAML name. One whose first parameter is `inner` wraps the codec that follows it in a list."""
 
 COMBINATORS = frozenset(
-    ("topk", "randomk", "random_projection", "low_rank", "difference", "error_feedback", "every", "delayed", "deflate"),
+    ("topk", "randomk", "random_projection", "low_rank", "difference", "error_feedback", "every", "reuse", "delayed", "deflate"),
 )
 """The codecs that wrap another."""
 

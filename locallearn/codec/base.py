@@ -39,12 +39,22 @@ class Wire(NamedTuple):
 
 
 class Codec(NamedTuple):
-    """How an array crosses a channel. wire: None where every message takes as many bytes as its packet."""
+    """How an array crosses a channel.
+
+    wire: None where every message takes as many bytes as its packet. silent: (first part of an end's memory, context) -> whether the next
+    message of training is empty and both ends know it, so that no frame is sent; None for never. It is asked inside and outside programs.
+    """
 
     init: Callable[[Spec, jax.Array], tuple[Any, Any]]
     encode: Callable[[jax.Array, Any, Context], tuple[Packet, Any]]
     decode: Callable[[Packet, Any, Spec, Context], tuple[jax.Array, Any]]
     wire: Wire | None = None
+    silent: Callable[[Any, Context], Any] | None = None
+
+
+def is_silent(codec: Codec, memory: Any, context: Context) -> Any:
+    """Whether no frame is needed for the next message, from the memory of either end: a truth value, or an array of one."""
+    return False if codec.silent is None or not context.training or not memory else codec.silent(memory[0], context)
 
 
 def spec_of(x: Any) -> Spec:
@@ -97,6 +107,7 @@ def only(takes: Callable[[Any], bool], codec: Codec) -> Codec:
         encode=lambda x, sender, context: (codec if takes(x) else plain).encode(x, sender, context),
         decode=lambda packet, receiver, spec, context: (codec if takes(spec) else plain).decode(packet, receiver, spec, context),
         wire=codec.wire,
+        silent=codec.silent,
     )
 
 

@@ -41,7 +41,7 @@ def every(inner: Codec, k: Count = 2) -> Codec:
     """Only each k-th message of the channel crosses, the first among them; for the others the last one arrives again.
 
     Suits weights, feedback, targets that change slowly; not activations, of which the next message has other examples. Size: that of the
-    codec after it, or nothing; a frame's header crosses all the same. No bound but how much the messages change.
+    codec after it, or nothing, not even a frame. No bound but how much the messages change.
     """
 
     def init(spec: Spec, key: jax.Array) -> tuple[Any, Any]:
@@ -65,7 +65,7 @@ def every(inner: Codec, k: Count = 2) -> Codec:
         value = jnp.where(turn == 0, value, last)
         return value, ((turn + 1) % k, _chosen(turn == 0, used, inbox), value)
 
-    return floats_only(Codec(init, encode, decode, (inner.wire or TRIMMED) if k > 1 else inner.wire))
+    return floats_only(Codec(init, encode, decode, (inner.wire or TRIMMED) if k > 1 else inner.wire, lambda turn, context: turn != 0))
 
 
 def delayed(inner: Codec, k: NonNegativeInt = 1) -> Codec:

@@ -1,7 +1,8 @@
 """Fewer bits for each number: narrow floats, integers of 8, 4 and 2 bits, three values, two values.
 
-All but the casts have a scale: one for each row (the last axis), or one for the whole message, which is cheaper where rows are short. A row
-(or message) with a value that is not finite decodes to NaN, so that a divergence shows at the other end too.
+All but the casts have a scale: one for each row (the last axis), or one for the whole message, which is cheaper where rows are short. With
+a scale of `one` integers are for numbers from -1 to 1 (`minmax`: from 0 to 1): what is beyond becomes the nearest, and no scale crosses.
+Otherwise a row (or message) with a value that is not finite decodes to NaN, so that a divergence shows at the other end too.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from locallearn.codec.base import Codec, Context, Packet, Spec, counted, drawn_k
 from locallearn.codec.bits import pack_bits, pack_trits, unpack_bits, unpack_trits
 
 Scale = Literal["row", "message"]
+FixedScale = Literal["row", "message", "one"]
 Rounding = Literal["nearest", "stochastic"]
 
 _NEVER_INFINITE = np.nextafter(np.float32(np.finfo(np.float32).max), np.float32(0))
@@ -66,7 +68,7 @@ def float8(form: Literal["e4m3", "e5m2"] = "e4m3", scale: Literal["row", "messag
     return _stateless(encode, decode)
 
 
-def int8(rounding: Rounding = "nearest", levels: Literal["symmetric", "minmax"] = "symmetric", scale: Scale = "row") -> Codec:
+def int8(rounding: Rounding = "nearest", levels: Literal["symmetric", "minmax"] = "symmetric", scale: FixedScale = "row") -> Codec:
     """8 bits: x ~ step * q with whole q from -127 to 127, or 256 levels from the least to the largest value (`minmax`).
 
     Suits activations and errors; `minmax` messages of one sign. Size: n bytes, and for each scale 4 (symmetric) or 8 (minmax).
@@ -76,7 +78,7 @@ def int8(rounding: Rounding = "nearest", levels: Literal["symmetric", "minmax"] 
     return _integers(8, rounding, levels, scale)
 
 
-def int4(rounding: Rounding = "nearest", levels: Literal["symmetric", "minmax"] = "symmetric", scale: Scale = "row") -> Codec:
+def int4(rounding: Rounding = "nearest", levels: Literal["symmetric", "minmax"] = "symmetric", scale: FixedScale = "row") -> Codec:
     """4 bits: as `int8`, with q from -7 to 7, or 16 levels from the least to the largest value (`minmax`).
 
     Suits activations (`minmax` after relu) and errors. Size: ceil(n / 2) bytes a row, and for each scale 4 (symmetric) or 8 (minmax).
@@ -85,7 +87,7 @@ def int4(rounding: Rounding = "nearest", levels: Literal["symmetric", "minmax"] 
     return _integers(4, rounding, levels, scale)
 
 
-def int2(rounding: Rounding = "nearest", levels: Literal["symmetric", "minmax"] = "symmetric", scale: Scale = "row") -> Codec:
+def int2(rounding: Rounding = "nearest", levels: Literal["symmetric", "minmax"] = "symmetric", scale: FixedScale = "row") -> Codec:
     """2 bits: as `int8`, with q of -1.5, -0.5, 0.5, 1.5 and so no zero, or 4 levels from the least to the largest value (`minmax`).
 
     Suits dense activations and errors; `ternary` those with many zeros. Size: ceil(n / 4) bytes a row, and for each scale 4 (symmetric) or
@@ -167,7 +169,7 @@ def binary(scale: Scale = "row") -> Codec:
     return _stateless(encode, decode)
 
 
-def _integers(bits: int, rounding: Rounding, levels: str, scale: Scale) -> Codec:
+def _integers(bits: int, rounding: Rounding, levels: str, scale: FixedScale) -> Codec:
     top, half = ((2 ** (bits - 1) - 1), 0.0) if bits > 2 else (1.5, 0.5)
     last = 2**bits - 1 if levels == "minmax" else round(2 * top)
 
@@ -185,13 +187,18 @@ def _integers(bits: int, rounding: Rounding, levels: str, scale: Scale) -> Codec
         finite = jnp.all(jnp.isfinite(ends), axis=-1, keepdims=True)
         return pack_bits(q, bits), jnp.where(finite, ends, jnp.nan)
 
+    def fixed(x: jax.Array, to_whole: Callable[[jax.Array], jax.Array]) -> Packet:
+        if levels == "minmax":
+            return (pack_bits(jnp.clip(to_whole(x * last), 0, last).astype(jnp.uint8), bits),)
+        return (_packed(to_whole(x * top - half) + half, top, bits),)
+
     def encode(x: jax.Array, draw: Callable[..., jax.Array] | None) -> Packet:
         x = _scaled_together(x, scale)
         to_whole = jnp.round if draw is None else (lambda v: jnp.floor(v + draw(x.shape)))
-        return (minmax if levels == "minmax" else symmetric)(x, to_whole)
+        return (fixed if scale == "one" else minmax if levels == "minmax" else symmetric)(x, to_whole)
 
     def decode(packet: Packet, spec: Spec) -> jax.Array:
-        q, found = packet
+        q, found = packet if scale != "one" else (packet[0], jnp.array([0.0, 1.0]) if levels == "minmax" else jnp.array(1 / top))
         if levels == "minmax":
             share = jnp.minimum(unpack_bits(q, bits, _numbers(spec, scale)).astype(jnp.float32) / last, 1)  # XLA's reciprocals exceed it
             value = found[..., :1] * (1 - share) + found[..., 1:] * share

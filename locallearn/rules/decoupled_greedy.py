@@ -15,10 +15,11 @@ no auxiliary network: it is trained by the cross-entropy of its class scores.
 
 Sequential greedy training is this loss in phases: with `train: {greedy: true}` each block in turn learns for `epochs`, from the bottom up,
 on those below it as they are. While block k is the highest that learns, its auxiliary network makes the predictions; blocks above it
-compute nothing and pass on what it says.
+compute nothing. What those below send does not change any more: through `reuse` each example crosses once.
 
-A boundary carries h_l up once, batch x width numbers (above the highest block that learns: one number, its loss), and the labels down to
-each shard once, one byte for each example. Nothing else comes down: a shard may work on the next batch while those above are at this one.
+A boundary carries h_l up once, batch x width numbers (above the highest block that learns nothing, but one number goes from there to the
+top, its loss), and the labels down to each shard once, one byte for each example. Nothing else comes down: a shard may work on the next
+batch while those above are at this one.
 
 What makes it work: one hidden layer or two; a deeper auxiliary network sees further than the next layer, and leaves more for the blocks
 above to use. Read-outs begin at zero. `depth: 0` is the linear classifier of local error signals (`pred`).
@@ -75,30 +76,21 @@ def local_loss(block: Block, params: WithHead, x: jax.Array, y: jax.Array) -> ja
     return cross_entropy(class_scores(block, params, x), y)
 
 
-def learn(block: Block, state: State, x: jax.Array, y: jax.Array) -> Local:
-    """loss_l and its gradient by θ_l and γ_l; nothing where the block does not learn in this phase."""
-    if not block.learns:
+def learn(block: Block, state: State, x: jax.Array | None, y: jax.Array) -> Local:
+    """loss_l and its gradient by θ_l and γ_l; nothing where the block does not learn in this phase, or sees nothing."""
+    if not block.learns or x is None:
         return Local(jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
     return Local(*jax.value_and_grad(lambda params: local_loss(block, params, x, y))(state.params))
 
 
-def rise(block: Block, state: State, y: jax.Array, x: jax.Array, *, highest: int) -> jax.Array:
-    """h_l below the highest block that learns; there, and from there on, that block's loss."""
-    if block.index < highest:
-        return block.apply(state.params.block, x)
-    return local_loss(block, state.params, x, y) if block.index == highest else x
+def rise(block: Block, state: State, x: jax.Array, *, highest: int) -> jax.Array:
+    """h_l below the highest block that learns; there, its class scores."""
+    return block.apply(state.params.block, x) if block.index < highest else class_scores(block, state.params, x)
 
 
-def answer(block: Block, state: State, x: jax.Array, *, highest: int) -> jax.Array:
-    """h_l below the highest block that learns; there, and from there on, that block's class scores."""
-    if block.index < highest:
-        return block.apply(state.params.block, x)
-    return class_scores(block, state.params, x) if block.index == highest else x
-
-
-def accuracy(block: Block, state: State, x: jax.Array, y: jax.Array, *, highest: int) -> jax.Array:
+def accuracy(block: Block, state: State, x: jax.Array | None, y: jax.Array) -> jax.Array:
     """Share of the batch that this block tells right; nan for blocks that saw nothing."""
-    if block.index > highest:
+    if x is None:
         return jnp.full((), jnp.nan)
     return jnp.mean(jnp.argmax(class_scores(block, state.params, x), -1) == y)
 
@@ -106,6 +98,12 @@ def accuracy(block: Block, state: State, x: jax.Array, y: jax.Array, *, highest:
 def highest_learner(chain: Chain) -> int:
     """Number of the highest block that learns in this phase: the top one, unless the phase says otherwise."""
     return max((block.index for block in chain.blocks if block.learns), default=chain.n - 1)
+
+
+def rise_to(chain: Chain, state: Row, x: Any) -> tuple[Row, Row]:
+    """Inputs and outputs of the blocks up to the highest that learns."""
+    highest = highest_learner(chain)
+    return chain.up_to(highest).sweep_up("activation", rise, state, first=x, highest=highest)
 
 
 @dataclass(frozen=True)
@@ -116,8 +114,10 @@ class DecoupledGreedy(Rule):
     head: Literal["mlp", "conv"] = "mlp"
 
     messages: ClassVar = {
-        "activation": Message("activation", "up", "h_l, once; above the highest block that learns, its loss"),
+        "activation": Message("activation", "up", "h_l, once, to the highest block that learns"),
         "label": Message("label", "broadcast", "y, from the top to every block"),
+        "loss": Message("scalar", "to top", "the loss of the highest block that learns, in phases in which the top does not"),
+        "score": Message("evaluation", "to top", "its class scores, in the same phases"),
     }
     family: ClassVar = "local losses"
     assumes: ClassVar = "labels in every block; only forward locked"
@@ -140,16 +140,22 @@ class DecoupledGreedy(Rule):
 
     def gradients(self, chain: Chain, state: Row, batch: Batch) -> tuple[Row, Row, Info]:
         """The whole algorithm."""
+        x, y = self.seen(chain, state, batch)
+        learnt = chain.map(learn, state, x, y)
+        highest = highest_learner(chain)
+        return learnt.grads, state.memory, Info(chain.to_top("loss", learnt.loss[highest], source=highest), x)
+
+    def seen(self, chain: Chain, state: Row, batch: Batch) -> tuple[Row, Row]:
+        """What each block sees, nothing above the highest that learns, and the labels."""
         y = chain.broadcast("label", chain.at_top(label, batch.y))
-        x, said = chain.sweep_up("activation", rise, state, y, first=batch.x, highest=highest_learner(chain))
-        return chain.map(learn, state, x, y).grads, state.memory, Info(said[-1], x)
+        x, _ = rise_to(chain, state, batch.x)
+        return Row([*x, *[None] * (chain.n - len(x))]), y
 
     def diagnose(self, chain: Chain, state: Row, batch: Batch) -> dict[str, Row]:
         """Accuracy of each block's own classifier on the batch."""
-        y, highest = chain.broadcast("label", chain.at_top(label, batch.y)), highest_learner(chain)
-        x, _ = chain.sweep_up("activation", rise, state, y, first=batch.x, highest=highest)
-        return {"accuracy": chain.map(accuracy, state, x, y, highest=highest)}
+        return {"accuracy": chain.map(accuracy, state, *self.seen(chain, state, batch))}
 
     def predict(self, chain: Chain, state: Row, x: Any) -> Any:
         """Class scores of the highest block that learns: of the top, but in the phases before its own."""
-        return chain.sweep_up("activation", answer, state, first=x, highest=highest_learner(chain))[1][-1]
+        highest = highest_learner(chain)
+        return chain.to_top("score", rise_to(chain, state, x)[1][highest], source=highest)

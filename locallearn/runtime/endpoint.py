@@ -6,7 +6,10 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from locallearn.codec import Codec, Context, Spec, blank, packet_spec, spec_of
+import jax
+import numpy as np
+
+from locallearn.codec import Codec, Context, Spec, blank, is_silent, packet_spec, spec_of
 from locallearn.runtime.frame import frame, unframe
 from locallearn.runtime.segments import Deferred, Segments
 from locallearn.traffic import Channel
@@ -63,9 +66,17 @@ class Endpoint:
             self.senders[channel] = sent.memory
         return sent.packet
 
-    def unpack(self, codec: Codec, channel: Channel, data: bytes | bytearray, spec: Spec, context: Context) -> Deferred:
-        """The value of a message that arrived, noted."""
-        packet = unframe(data, packet_specs(codec, spec, context.training), codec.wire)
+    def is_silent(self, codec: Codec, memory: Any, context: Context) -> bool:
+        """Whether no frame is needed for a channel's next message."""
+        if codec.silent is None or not context.training or memory is None:
+            return False
+        known = self.segments.force((memory,))[0][:1]
+        return bool(is_silent(codec, jax.tree.map(np.asarray, known), context))
+
+    def unpack(self, codec: Codec, channel: Channel, data: bytes | bytearray | None, spec: Spec, context: Context) -> Deferred:
+        """The value of a message that arrived, or that said nothing, noted."""
+        specs = packet_specs(codec, spec, context.training)
+        packet = tuple(np.zeros(s.shape, s.dtype) for s in specs) if data is None else unframe(data, specs, codec.wire)
         options = {"spec": spec, "training": context.training}
         got = self.segments.defer(decode, codec, (packet, self.receivers.get(channel), context.index), options)
         if context.training and channel in self.receivers:

@@ -19,7 +19,7 @@ from locallearn.runtime.endpoint import Endpoint
 from locallearn.runtime.frame import CONTROL, EVALUATE, TRAIN
 from locallearn.runtime.intake import evaluation_program, training_program
 from locallearn.runtime.local import Eager, Framed
-from locallearn.runtime.parts import fill, merge_rows, settle_all, shard_part
+from locallearn.runtime.parts import carried, fill, merge_rows, settle_all, shard_part
 from locallearn.runtime.segments import Segments
 from locallearn.runtime.session import Session, count_correct, padded, training_step
 from locallearn.runtime.setup import Setup, Stage
@@ -39,6 +39,7 @@ class FramedSession(Session):
     def __init__(self, setup: Setup, shards: Sequence[int]):
         self.setup, self.shards, self.traffic = setup, tuple(shards), Traffic()
         self._state: Any = None
+        self._ends: list[dict[int, Endpoint]] = []
         self._segments: dict[int, Segments] = {}
         self._asides = 0
         self._drawn = functools.lru_cache(maxsize=2)(self._draw)
@@ -49,14 +50,20 @@ class FramedSession(Session):
 
     def enter(self, stage: Stage) -> None:
         """Programs compile when they are first needed."""
+        before = self.stage.wiring if self._state is not None else None
         self.stage = stage
         self._specs = self.setup.plan_step(stage).channels
         self._state = self.setup.begin(stage, self._state, self._mine)
         self._segments = {shard: Segments() for shard in self.shards}
-        self._ends = [
+        ends = [
             {shard: Endpoint.of(segments, shard, memory) for shard, segments in self._segments.items()}
             for memory in self.setup.memory(stage)
         ]
+        for old, new in zip(self._ends, ends, strict=True) if before else ():
+            for shard, end in new.items():
+                end.senders = carried(old[shard].senders, end.senders, before, stage.wiring)
+                end.receivers = carried(old[shard].receivers, end.receivers, before, stage.wiring)
+        self._ends = ends
 
     @property
     def compiled(self) -> int:

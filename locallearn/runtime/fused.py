@@ -20,7 +20,7 @@ from locallearn.rule import Batch, step_keys
 from locallearn.runtime.diagnostics import Diagnosis, Diagnostics
 from locallearn.runtime.intake import seen, seen_in_training
 from locallearn.runtime.local import Fused
-from locallearn.runtime.parts import fill, merge_rows, shard_part
+from locallearn.runtime.parts import carried, fill, merge_rows, shard_part
 from locallearn.runtime.session import Session, count_correct, padded, training_step
 from locallearn.runtime.setup import Setup, Stage
 from locallearn.traffic import Channel, Traffic
@@ -47,12 +47,14 @@ class FusedSession(Session):
         self.setup, self.traffic = setup, Traffic()
         self.programs = {} if programs is None else programs
         self._state: Any = None
+        self._memory: list[Any] = []
         self._x, self._y = jnp.asarray(setup.split.train.x), jnp.asarray(setup.split.train.y)
 
     def enter(self, stage: Stage) -> None:
         """Compile all that the stage needs; nothing compiles after that."""
         begun = time.perf_counter()
         setup, number = self.setup, self.setup.stages.index(stage)
+        before = self.stage.wiring if self._state is not None else None
         self.stage = stage
         step, deployed = setup.plan_step(stage), setup.plan_evaluation(stage)
         exactly = replace(stage, wiring=stage.lossless) if stage.lossy else stage
@@ -61,7 +63,8 @@ class FusedSession(Session):
         self._decision = setup.plan_decision(stage).traffic
         # Not compiled as one: JAX finds its few kernels again for every rule and seed, and the bits are those of the other fabrics.
         self._state = setup.begin(stage, self._state)
-        self._memory = jax.tree.map(jnp.array, setup.memory(stage))  # copies: what both ends begin with is given up twice
+        blank = jax.tree.map(jnp.array, setup.memory(stage))  # copies: what both ends begin with is given up twice
+        self._memory = [carried(old, new, before, stage.wiring) for old, new in zip(self._memory or blank, blank, strict=True)]
         if number not in self.programs:
             self.programs[number] = self._compiled()
         self._loop, self._score = self.programs[number].loop, self.programs[number].score
@@ -142,10 +145,11 @@ class FusedSession(Session):
 
 
 def _measured(planned: Traffic, metered: Sequence[Channel], sizes: Sequence[Any]) -> Traffic:
-    """What was planned, with the bytes that were sent on the metered channels. sizes: int32 arrays, one for each channel."""
+    """What was planned, with the bytes that were sent on the metered channels. sizes: int32[..., 2], one for each channel."""
     if not metered:
         return planned
-    return planned.measured({channel: int(np.asarray(size).sum(dtype=np.int64)) for channel, size in zip(metered, sizes, strict=True)})
+    sums = [np.asarray(size).reshape(-1, 2).sum(0, dtype=np.int64).tolist() for size in sizes]
+    return planned.measured({channel: (size, count) for channel, (size, count) in zip(metered, sums, strict=True)})
 
 
 def _steps(
@@ -160,7 +164,7 @@ def _steps(
     intake: Intake = PLAIN,
     metered: tuple[Channel, ...] = (),
 ) -> Any:
-    """The first n of CHUNK steps: (state and channel memories, losses, bytes of each step on each metered channel)."""
+    """The first n of CHUNK steps: (state and channel memories, losses, bytes and frames of each step on each metered channel)."""
 
     def one(k: Any, now: Any) -> Any:
         (state, memory), losses, sizes = now
@@ -173,7 +177,7 @@ def _steps(
         sizes = tuple(all_.at[k].set(sum(f.sizes[channel] for f in fabrics)) for channel, all_ in zip(metered, sizes, strict=True))
         return (state, memory), losses.at[k].set(info.loss.astype(losses.dtype)), sizes
 
-    unknown = tuple(jnp.zeros(CHUNK, jnp.int32) for _ in metered)
+    unknown = tuple(jnp.zeros((CHUNK, 2), jnp.int32) for _ in metered)
     return jax.lax.fori_loop(0, n, one, (carry, jnp.zeros(CHUNK, jnp.float32), unknown))
 
 
@@ -188,7 +192,7 @@ def _scored(
     intake: Intake = PLAIN,
     metered: tuple[Channel, ...] = (),
 ) -> Any:
-    """How many of one evaluation batch are right, and the bytes on each metered channel."""
+    """How many of one evaluation batch are right, and bytes and frames on each metered channel."""
     fabric = Fused(stage.wiring, memory, Context(index, training=False), metered)
     chain = Chain(stage.evaluating, fabric)
     right = chain.at_top(count_correct, stage.rule.predict(chain, state, seen(intake, x)), y)

@@ -13,7 +13,7 @@ import numpy as np
 
 from locallearn.block import Block
 from locallearn.chain import ABSENT, Fabric, Move
-from locallearn.codec import Codec, Context, Spec, blank, nbytes, packet_spec, spec_of
+from locallearn.codec import Codec, Context, Spec, blank, is_silent, nbytes, packet_spec, spec_of
 from locallearn.errors import RuleError
 from locallearn.runtime.endpoint import Endpoint
 from locallearn.runtime.frame import Address, address_of
@@ -122,13 +122,13 @@ class Fused(Fabric):
     """Traces the rule into the program that calls it: encode and decode are part of the graph.
 
     memory: (sender, receiver) by channel, traced; read it back after the step. sizes: bytes of payload that crossed on those channels whose
-    frames vary in size, traced too. metered: which channels those are.
+    frames vary in size, and frames: int32[2], traced too. metered: which channels those are.
     """
 
     def __init__(self, wiring: Wiring, memory: dict[Channel, Any], context: Context, metered: Sequence[Channel] = ()):
         self.wiring, self.placement = wiring, wiring.placement
         self.memory, self.context = dict(memory), context
-        self.sizes = {channel: jnp.zeros((), jnp.int32) for channel in metered}
+        self.sizes = {channel: jnp.zeros(2, jnp.int32) for channel in metered}
 
     def compute(self, i: int, fn: Callable[..., Any], block: Block, *args: Any, **options: Any) -> Any:
         """A plain call."""
@@ -169,9 +169,10 @@ class Fused(Fabric):
     def _cross(self, channel: Channel, value: Any) -> Any:
         codec = self.wiring.codecs[channel.message]
         sender, receiver = self.memory.get(channel) or blank(codec, spec_of(value))
+        silent = is_silent(codec, sender, self.context)
         packet, sender = codec.encode(value, sender, self.context)
         if channel in self.sizes and codec.wire is not None:
-            self.sizes[channel] += codec.wire.size(packet)
+            self.sizes[channel] += jnp.where(silent, 0, jnp.stack([codec.wire.size(packet), jnp.ones((), jnp.int32)]))
         value, receiver = codec.decode(packet, receiver, spec_of(value), self.context)
         if channel in self.memory:
             self.memory[channel] = sender, receiver
@@ -229,18 +230,21 @@ class Framed(Fabric):
         return carry
 
     def send(self, codec: Codec, end: Endpoint, leaving: Mapping[Channel, Any]) -> None:
-        """Compute, frame, count and post what leaves one shard in this exchange."""
-        if not leaving:
-            return
-        packets = [(self._address(c), end.pack(codec, c, value, self.context)) for c, value in leaving.items()]
-        for (address, _), channel, data in zip(packets, leaving, end.frames(codec, packets), strict=True):
+        """Compute, frame, count and post what leaves one shard in this exchange; nothing where the receiver knows that nothing is said."""
+        silent = {c for c in leaving if end.is_silent(codec, end.senders.get(c), self.context)}
+        packed = {c: end.pack(codec, c, value, self.context) for c, value in leaving.items()}
+        packets = {c: (self._address(c), packet) for c, packet in packed.items() if c not in silent}
+        frames = end.frames(codec, list(packets.values()))
+        for (channel, (address, _)), data in zip(packets.items(), frames, strict=True):
             self.traffic.count(channel.counted(self.context.training), len(data) - HEADER_BYTES)
             self.post(address, data)
 
     def receive(self, codec: Codec, channel: Channel) -> Any:
         """The value of a message from another shard."""
-        data = self.take(self._address(channel), channel)
-        return self.ends[channel.dst].unpack(codec, channel, data, self.specs[channel], self.context)
+        end = self.ends[channel.dst]
+        silent = end.is_silent(codec, end.receivers.get(channel), self.context)
+        data = None if silent else self.take(self._address(channel), channel)
+        return end.unpack(codec, channel, data, self.specs[channel], self.context)
 
     def _address(self, channel: Channel) -> Address:
         numbering, step, micro = self.stream

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from locallearn.chain import ABSENT, Row
 from locallearn.runtime.endpoint import Endpoint
 from locallearn.runtime.wiring import Wiring
+from locallearn.traffic import Channel
 
 
 def settle_all(placement: Sequence[int], ends: Mapping[int, Endpoint], values: Any) -> Any:
@@ -55,6 +57,21 @@ def shard_part(wiring: Wiring, state: Any, memory: Sequence[Any], shard: int) ->
         for slot in memory
     ]
     return of_shard(wiring.placement, state, shard), ends
+
+
+def carried(old: Mapping[Channel, Any], new: dict[Channel, Any], before: Wiring | None, now: Wiring) -> dict[Channel, Any]:
+    """What each channel's end remembers at the beginning of a stage: what it did at the end of the last one, if its codec is the same."""
+
+    def same(channel: Channel) -> bool:
+        if before is None or channel not in old or before.codecs[channel.message] != now.codecs[channel.message]:
+            return False
+        return _shapes(old[channel]) == _shapes(new[channel])
+
+    return {channel: old[channel] if same(channel) else blank for channel, blank in new.items()}
+
+
+def _shapes(memory: Any) -> Any:
+    return jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf)), memory)
 
 
 def fill(like: Any, leaves: Sequence[np.ndarray]) -> Any:

@@ -1,4 +1,4 @@
-"""Training steps of a small convolutional network within a compiled loop, and one call each: python -m tests.benchmarks.bench_convolution"""
+"""Steps of a small convolutional network, alone and within a compiled loop: python -m tests.benchmarks.bench_convolution"""
 
 from __future__ import annotations
 

@@ -41,6 +41,10 @@ CASES = {
         "direct_feedback",
         {"activation": codec(("every", 2), ("ternary", "stochastic")), "error": codec(("delayed", 1), ("topk", 0.5), ("float8",))},
     ),
+    "kept where they arrive": (
+        "decoupled_greedy",
+        {"activation": codec(("reuse", 50), ("int4", "nearest", "symmetric", "one")), "label": codec(("reuse", 60, 2), ("packed", 3))},
+    ),
 }
 """Rule, and codecs by kind: every codec that remembers, and every wire."""
 
@@ -76,7 +80,7 @@ def course(session):
 @pytest.fixture(scope="module", params=CASES, ids=str)
 def setup(request, make_setup):
     rule, codecs = CASES[request.param]
-    return make_setup(rule, codecs, SHARDS)
+    return make_setup(rule, codecs, SHARDS, every=HALF, batch=30 if "kept" in request.param else 12)
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +137,9 @@ def test_no_more_than_planned(setup, alone, compiled):
     varies = stage.wiring.metered(setup.plan_step(stage).channels)
     for course in (alone, compiled):
         for sent, planned in ((course[2], step * HALF), (course[3], step * HALF + evaluation), (course[4], step * STEPS + evaluation)):
-            assert sent.messages == planned.messages
             for channel in planned.messages:
+                messages = [at.messages[channel] for at in (sent, planned)]
+                assert messages[0] <= messages[1] if stage.wiring.codecs[channel.message].silent else messages[0] == messages[1]
                 if channel._replace(kind=stage.rule.messages[channel.message].kind) in varies:
                     assert 0 < sent.payload[channel] <= planned.payload[channel]
                 else:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from locallearn.chain import Chain, Row
-from locallearn.codec import exact
+from locallearn.codec import build, exact
 from locallearn.rule import split_batch
 from locallearn.rules._heads import average_pool
 from locallearn.rules.backprop import Backprop
@@ -203,7 +203,25 @@ def test_a_block_changes_in_its_phase_and_in_no_other(make_setup, phase, kind):
 def test_above_the_block_that_learns_one_number_crosses(make_setup, phase):
     setup = make_setup([phase(DecoupledGreedy(), 1, (1,))], exact(), shards=4, batch=12)
     sent = setup.plan_step(setup.stages[0]).traffic.payload
-    assert [sent[Channel("activation", "activation", k, k + 1)] for k in range(3)] == [12 * 8 * 4, 4, 4]
+    assert [sent[Channel("activation", "activation", k, k + 1)] for k in range(3)] == [12 * 8 * 4, 0, 0]
+    assert sent[Channel("loss", "scalar", 1, 3)] == 4
+
+
+@pytest.mark.parametrize("kind", [FusedSession, EagerSession])
+def test_through_reuse_every_example_crosses_each_boundary_once_in_all_phases(make_setup, phase, kind):
+    """60 examples, two epochs of each block; the widths below the boundaries are 8, 7, 6."""
+    epochs, each = 10, {"activation": build((("reuse", (60,)),)), "label": build((("reuse", (60,)), ("packed", (3,))))}
+    setup = make_setup([phase(DecoupledGreedy(), epochs, (k,)) for k in range(4)], each, shards=4, steps=40)
+    session = kind(setup)
+    for stage in setup.stages:
+        session.enter(stage)
+        session.advance(stage.start, stage.stop)
+    sent = session.traffic
+    assert [sent.messages[Channel("activation", "activation", k, k + 1)] for k in range(3)] == [5, 5, 5]
+    for k, width in enumerate((8, 7, 6)):
+        assert sent.payload[Channel("activation", "activation", k, k + 1)] == pytest.approx(60 * width * 4, abs=5 * 4 * width)
+        assert sent.messages[Channel("label", "label", 3, k)] == 5
+        assert sent.payload[Channel("label", "label", 3, k)] <= 60 / 4
 
 
 def test_phases_are_evaluated_through_lossy_codecs_in_every_fabric_alike(make_setup, phase):

@@ -1,0 +1,111 @@
+"""What was said of an example once is kept at the receiver."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from locallearn.codec.base import Codec, Context, Packet, Spec, blank, nbytes, only, packet_spec
+from locallearn.codec.bits import as_bytes, of_bytes
+from locallearn.codec.wires import TRIMMED
+from locallearn.errors import RuleError
+from locallearn.fields import Count, NonNegativeInt
+
+
+class Told(NamedTuple):
+    """Which example each place of the memory is about, int32, -1 for none, and how often its row has been taken since it crossed."""
+
+    about: jax.Array
+    taken: jax.Array
+
+
+def reuse(inner: Codec, examples: Count = 65536, uses: NonNegativeInt = 0) -> Codec:
+    """A row about an example crosses once, through the codec after it; the receiver keeps it, and takes it again when the example returns.
+
+    Suits labels, and activations of blocks that no longer learn (greedy training, one block after the other): every epoch but the first is
+    free. With `uses` a row crosses again when it was taken so often: several steps at the receiver for each message, for blocks that still
+    learn. Size: that of the codec after it for the rows that are new, nothing else, and no frame where none is. The receiver keeps a row
+    for so many examples, by their place in the training set; if it has more, some share a place, and cross again. Evaluations send every
+    row. Error: that of the codec after it, which treats each row by itself and remembers nothing (`exact`, `int4`, `packed`, ...), and
+    how much the row changed since it crossed.
+    """
+    one = Spec((3, 8), jnp.float32)
+    if jax.tree.leaves(jax.eval_shape(lambda: blank(inner, one))):
+        raise ValueError("`reuse` needs a codec after it that remembers nothing, such as `exact`, `int8` or `packed`")
+    if any(part.shape[:1] != one.shape[:1] for part in packet_spec(inner, one)):
+        raise ValueError("`reuse` needs a codec after it that treats each row by itself, such as `exact`, `int8` or `packed`")
+
+    def init(spec: Spec, key: jax.Array) -> tuple[Any, Any]:
+        told = Told(jnp.full(examples, -1, jnp.int32), jnp.zeros(examples, jnp.int32))
+        return (told,), (told, jnp.zeros((examples, *spec.shape[1:]), spec.dtype))
+
+    def silent(told: Told, context: Context) -> Any:
+        return ~_fresh(told, context.index, uses).any()
+
+    def encode(x: jax.Array, sender: Any, context: Context) -> tuple[Packet, Any]:
+        if not context.training:
+            return inner.encode(x, (), context)[0], sender
+        (told,), index = sender, _index(x, context)
+        fresh = _fresh(told, index, uses)
+        first = jnp.argsort(~fresh, stable=True)
+        new = (jnp.arange(len(index)) < fresh.sum()).reshape(-1, *(1,) * (x.ndim - 1))
+        packet = inner.encode(jnp.where(new, x[first], 0), (), context)[0]
+        if _apart(packet, len(index)):
+            rows = jnp.concatenate([as_bytes(part).reshape(len(index), -1) for part in packet], -1)
+            packet = (jnp.where(new.reshape(-1, 1), rows, 0).reshape(-1),)
+        return packet, (_tell(told, index, fresh),)
+
+    def decode(packet: Packet, receiver: Any, spec: Spec, context: Context) -> tuple[jax.Array, Any]:
+        if not context.training:
+            return inner.decode(packet, (), spec, context)[0], receiver
+        (told, values), index = receiver, _index(spec, context)
+        fresh, place = _fresh(told, index, uses), index % len(told.about)
+        parts = packet_spec(inner, spec)
+        if _apart(parts, len(index)):
+            rows, start, found = packet[0].reshape(len(index), -1), 0, []
+            for part in parts:
+                size = nbytes([part]) // len(index)
+                found.append(of_bytes(rows[:, start : start + size].reshape(-1), part))
+                start += size
+            packet = tuple(found)
+        came = inner.decode(packet, (), spec, context)[0][jnp.cumsum(fresh) - 1]
+        value = jnp.where(fresh.reshape(-1, *(1,) * (came.ndim - 1)), came, values[place])
+        return value, (_tell(told, index, fresh), values.at[_where(told, index, fresh)].set(value, mode="drop"))
+
+    rowed = Codec(init, encode, decode, inner.wire or TRIMMED, silent)
+    return only(lambda x: bool(x.shape) and x.size > 0, rowed)
+
+
+def _index(like: Any, context: Context) -> jax.Array:
+    if jnp.shape(context.index) == like.shape[:1]:
+        return jnp.asarray(context.index, jnp.int32)
+    rows = f"`reuse` takes messages with one row for each of the batch's {jnp.shape(context.index)[0]} examples"
+    raise RuleError(f"{rows}, not of shape {like.shape}: choose another codec for them, by the message's name or kind")
+
+
+def _fresh(told: Told, index: Any, uses: int) -> Any:
+    """Which rows of a batch cross. Works on arrays of either library."""
+    place = index % len(told.about)
+    known = told.about[place] == index
+    return ~(known & (told.taken[place] < uses)) if uses else ~known
+
+
+def _tell(told: Told, index: jax.Array, fresh: jax.Array) -> Told:
+    where = _where(told, index, fresh)
+    taken = told.taken.at[index % len(told.about)].add(1).at[where].set(1, mode="drop")
+    return Told(told.about.at[where].set(index, mode="drop"), taken)
+
+
+def _where(told: Told, index: jax.Array, fresh: jax.Array) -> jax.Array:
+    """The place of each row that crosses, none for the others; of several for one place the last one stays."""
+    size, order = len(told.about), jnp.arange(len(index))
+    place = jnp.where(fresh, index % size, size)
+    last = jnp.full(size, -1).at[place].max(order, mode="drop")[place % size] == order
+    return jnp.where(fresh & last, place, size)
+
+
+def _apart(packet: Any, rows: int) -> bool:
+    """Whether each part has a row for each of the message's; labels packed by bits lie one after the other."""
+    return all(part.shape[:1] == (rows,) for part in packet)
