@@ -108,9 +108,14 @@ def rise_to(chain: Chain, state: Row, x: Any) -> tuple[Row, Row]:
 
 @dataclass(frozen=True)
 class DecoupledGreedy(Rule):
-    """Decoupled greedy learning. depth: hidden layers of the auxiliary networks. head: what they are on features with spatial axes."""
+    """Decoupled greedy learning.
+
+    depth: hidden layers of the auxiliary networks. width: of dense ones, 0 for that of the features. head: what they are on features with
+    spatial axes.
+    """
 
     depth: NonNegativeInt = 1
+    width: NonNegativeInt = 0
     head: Literal["mlp", "conv"] = "mlp"
 
     messages: ClassVar = {
@@ -134,9 +139,12 @@ class DecoupledGreedy(Rule):
         *space, channels = block.out_shape
         n = math.prod(min(CELLS, size) for size in space) * channels
         shape = (*(3 for _ in space), channels, channels) if self.head == "conv" and space else (n, n)
-        scale = math.sqrt(2 / math.prod(shape[:-1]))
-        kernels = [scale * jax.random.normal(jax.random.fold_in(key, k), shape) for k in range(self.depth)]
-        return Auxiliary(tuple(Layer(kernel, jnp.zeros(shape[-1])) for kernel in kernels), blank(n, block.classes))
+        shapes = [shape] * self.depth
+        if self.width and self.depth and len(shape) == 2:
+            shapes, n = [(n, self.width), *[(self.width, self.width)] * (self.depth - 1)], self.width
+        keys = [jax.random.fold_in(key, k) for k in range(self.depth)]
+        kernels = [math.sqrt(2 / math.prod(s[:-1])) * jax.random.normal(k, s) for k, s in zip(keys, shapes, strict=True)]
+        return Auxiliary(tuple(Layer(kernel, jnp.zeros(kernel.shape[-1])) for kernel in kernels), blank(n, block.classes))
 
     def gradients(self, chain: Chain, state: Row, batch: Batch) -> tuple[Row, Row, Info]:
         """The whole algorithm."""

@@ -115,10 +115,12 @@ def test_nothing_compiles_again_and_pieces_are_bit_equal(case, compilations, ass
     assert compilations() == before
 
 
-def test_it_sends_the_messages_that_it_declares(case, make_setup, name):
-    setup = make_setup(name, shards=4)
-    stage = setup.stages[0]
-    sent = {c.message for plan in (setup.plan_step, setup.plan_evaluation) for c in plan(stage).traffic.messages}
+def test_it_sends_the_messages_that_it_declares(case, make_setup, phase, name):
+    """In phases in which all blocks learn, or those below the top."""
+    sent = set()
+    for setup in (make_setup([phase(name, 5, (0, 1))], shards=4), make_setup(name, shards=4)):
+        stage = setup.stages[0]
+        sent |= {c.message for plan in (setup.plan_step, setup.plan_evaluation) for c in plan(stage).traffic.messages}
     assert sent == set(case.rule.messages)
     assert not {c.kind for c in setup.plan_step(stage).traffic.messages} & set(ASIDE), "what training sends counts in the headline"
 
