@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from locallearn.block import Block
+from locallearn.convolution import Convolution
 from locallearn.fields import Count
-from locallearn.models.convolution import Convolution
 from locallearn.models.layers import ACTIVATIONS, INITS, Activation
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from locallearn.block import Block, stacked
-from locallearn.models.convolution import Convolution
+from locallearn.convolution import Convolution
 
 Activation = Literal["relu", "leaky_relu", "tanh", "hard_tanh", "gelu", "sigmoid", "hard_sigmoid", "silu", "elu", "identity"]
 Init = Literal["he", "glorot", "lecun", "orthogonal"]

@@ -20,9 +20,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from locallearn.block import Block
+from locallearn.convolution import Convolution
 from locallearn.fields import Positive
 from locallearn.models.convnet import Problems, scaled
-from locallearn.models.convolution import Convolution
 from locallearn.models.layers import INITS, Init, Layer, Norm, Part, averaged, convolutions, normalisation, numbered
 
 

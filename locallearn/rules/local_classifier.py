@@ -33,8 +33,8 @@ import jax.numpy as jnp
 
 from locallearn.block import Block, State, WithHead
 from locallearn.chain import Chain, Row
+from locallearn.convolution import convolve
 from locallearn.fields import Fraction
-from locallearn.models.convolution import convolve
 from locallearn.rule import Batch, Info, Message, Rule
 from locallearn.rules._common import Local, cross_entropy, flat, forward_body, head_key, label, unknown_classes
 

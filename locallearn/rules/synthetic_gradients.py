@@ -37,8 +37,8 @@ import jax.numpy as jnp
 
 from locallearn.block import Block, State, WithHead
 from locallearn.chain import Chain, Row
+from locallearn.convolution import convolve
 from locallearn.fields import Count, NonNegativeInt, Positive
-from locallearn.models.convolution import convolve
 from locallearn.rule import Batch, Info, Message, Rule
 from locallearn.rules._common import cross_entropy, forward_body, head_key, label, unknown_classes
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from locallearn.models.convolution import convolve
+from locallearn.convolution import convolve
 
 CHANNELS, SIZE, BATCH, STEPS, ROUNDS = (3, 16, 32, 64), 32, 100, 5, 3
 

@@ -10,12 +10,22 @@ import pytest
 import locallearn
 
 ROOT = Path(locallearn.__file__).parent
-CORE = {"locallearn." + name for name in ("chain", "block", "rule", "codec", "traffic", "errors", "fields", "markers", "networks")}
+CORE = {
+    "locallearn." + name
+    for name in ("chain", "block", "rule", "codec", "traffic", "errors", "fields", "markers", "networks", "convolution")
+}
 MAY = {
     "core": CORE,
-    "models": {"locallearn.block", "locallearn.fields", "locallearn.markers", "locallearn.errors", "locallearn.models"},
+    "models": {
+        "locallearn.block",
+        "locallearn.convolution",
+        "locallearn.fields",
+        "locallearn.markers",
+        "locallearn.errors",
+        "locallearn.models",
+    },
     "data": {"locallearn.errors", "locallearn.fields", "locallearn.markers", "locallearn.data"},
-    "rules": {"locallearn.block", "locallearn.chain", "locallearn.rule", "locallearn.fields", "locallearn.errors", "locallearn.rules"},
+    "rules": {"locallearn." + name for name in ("block", "chain", "rule", "convolution", "fields", "errors", "rules")},
     "runtime": {*CORE, "locallearn.data", "locallearn.runtime"},
 }
 """What each part may import of locallearn; `experiment` and the command line may import everything below them."""

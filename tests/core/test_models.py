@@ -13,6 +13,7 @@ from locallearn.block import Block
 from locallearn.config.run import resolve
 from locallearn.errors import ConfigError
 from locallearn.models import MODELS
+from locallearn.models.code_mlp import CodeMLP
 from locallearn.models.convnet import VGG5, Convnet, SoftHebb3, VGG8b, VGG11b
 from locallearn.models.layers import Conv, Dense, Layer, Pool, pooled, triangle
 from locallearn.models.mlp import MLP, PRESETS
@@ -392,3 +393,34 @@ def test_models_are_told_apart_by_their_fields():
     assert isinstance(Convnet(channels=(4,)).blocks((8, 8, 1), 2)[0].module, Conv)
     assert isinstance(Convnet(channels=(4,)).blocks((8, 8, 1), 2)[1].module, Dense)
     assert Layer(4, pool=Pool("max")).shape((8, 8, 1)) == (4, 4, 4)
+
+
+def coded(**options):
+    blocks = CodeMLP(**{"code": 5, "first": (7,), "hidden": (8, 6), "depth": 3, **options}).blocks((4, 4), 3)
+    return blocks, [block.init(jax.random.key(i)) for i, block in enumerate(blocks)]
+
+
+def silenced(params):
+    return jax.tree.map(jnp.zeros_like, params)
+
+
+def test_a_code_is_narrow_and_bounded_and_the_top_is_neither():
+    blocks, params = coded()
+    x = 100 * np.random.default_rng(0).normal(size=(9, 4, 4)).astype(np.float32)
+    for block, own in zip(blocks, params, strict=True):
+        assert x.shape[1:] == block.in_shape
+        x = block.apply(own, x)
+        assert block.top or (np.abs(x) <= 1).all()
+    assert x.shape == (9, 3)
+    assert np.abs(x).max() > 1
+
+
+def test_with_skips_a_silent_block_passes_on_what_it_was_told():
+    code = np.random.default_rng(0).uniform(-1, 1, (9, 5)).astype(np.float32)
+    for skips in (True, False):
+        blocks, params = coded(skips=skips)
+        told = blocks[1].apply(silenced(params[1]), code)
+        np.testing.assert_array_equal(told, code if skips else np.zeros_like(code))
+        scores = blocks[2].apply({**params[2], "out": silenced(params[2]["out"])}, code)
+        expected = code @ params[2]["shortcut"]["kernel"] if skips else np.zeros((9, 3))
+        np.testing.assert_allclose(scores, expected, atol=1e-6)

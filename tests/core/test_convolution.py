@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from locallearn.models.convolution import convolve
+from locallearn.convolution import convolve
 
 CASES = {
     "one axis": ((3, 11, 2), (5, 2, 4), (1,), "SAME"),
