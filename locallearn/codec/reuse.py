@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from locallearn.codec.base import Codec, Context, Packet, Spec, blank, nbytes, only, packet_spec
+from locallearn.codec.base import Codec, Context, Packet, Spec, blank, nbytes, packet_spec
 from locallearn.codec.bits import as_bytes, of_bytes
 from locallearn.codec.wires import TRIMMED
-from locallearn.errors import RuleError
 from locallearn.fields import Count, NonNegativeInt
 
 
@@ -28,8 +27,8 @@ def reuse(inner: Codec, examples: Count = 65536, uses: NonNegativeInt = 0) -> Co
     free. With `uses` a row crosses again when it was taken so often: several steps at the receiver for each message, for blocks that still
     learn. Size: that of the codec after it for the rows that are new, nothing else, and no frame where none is. The receiver keeps a row
     for so many examples, by their place in the training set; if it has more, some share a place, and cross again. Evaluations send every
-    row. Error: that of the codec after it, which treats each row by itself and remembers nothing (`exact`, `int4`, `packed`, ...), and
-    how much the row changed since it crossed.
+    row, and messages without a row for each example of the batch cross as ever. The error is that of the codec after it, which treats each
+    row by itself and remembers nothing (`exact`, `int4`, `packed`, ...), and how much the row changed since it crossed.
     """
     one = Spec((3, 8), jnp.float32)
     if jax.tree.leaves(jax.eval_shape(lambda: blank(inner, one))):
@@ -45,44 +44,44 @@ def reuse(inner: Codec, examples: Count = 65536, uses: NonNegativeInt = 0) -> Co
         return ~_fresh(told, context.index, uses).any()
 
     def encode(x: jax.Array, sender: Any, context: Context) -> tuple[Packet, Any]:
-        if not context.training:
+        if not (context.training and x.shape and x.size):
             return inner.encode(x, (), context)[0], sender
-        (told,), index = sender, _index(x, context)
-        fresh = _fresh(told, index, uses)
+        (told,), known = sender, _about_examples(x, context)
+        fresh = _fresh(told, context.index, uses) if known else jnp.ones(len(x), bool)
         first = jnp.argsort(~fresh, stable=True)
-        new = (jnp.arange(len(index)) < fresh.sum()).reshape(-1, *(1,) * (x.ndim - 1))
-        packet = inner.encode(jnp.where(new, x[first], 0), (), context)[0]
-        if _apart(packet, len(index)):
-            rows = jnp.concatenate([as_bytes(part).reshape(len(index), -1) for part in packet], -1)
+        new = (jnp.arange(len(x)) < fresh.sum()).reshape(-1, *(1,) * (x.ndim - 1))
+        packet = inner.encode(jnp.where(new, x[first], jnp.zeros((), x.dtype)), (), context)[0]
+        if _apart(packet, len(x)):
+            rows = jnp.concatenate([as_bytes(part).reshape(len(x), -1) for part in packet], -1)
             packet = (jnp.where(new.reshape(-1, 1), rows, 0).reshape(-1),)
-        return packet, (_tell(told, index, fresh),)
+        return packet, (_tell(told, context.index, fresh),) if known else sender
 
     def decode(packet: Packet, receiver: Any, spec: Spec, context: Context) -> tuple[jax.Array, Any]:
-        if not context.training:
+        if not (context.training and spec.shape and spec.size):
             return inner.decode(packet, (), spec, context)[0], receiver
-        (told, values), index = receiver, _index(spec, context)
-        fresh, place = _fresh(told, index, uses), index % len(told.about)
-        parts = packet_spec(inner, spec)
-        if _apart(parts, len(index)):
-            rows, start, found = packet[0].reshape(len(index), -1), 0, []
+        parts, count = packet_spec(inner, spec), spec.shape[0]
+        if _apart(parts, count):
+            rows, start, found = packet[0].reshape(count, -1), 0, []
             for part in parts:
-                size = nbytes([part]) // len(index)
+                size = nbytes([part]) // count
                 found.append(of_bytes(rows[:, start : start + size].reshape(-1), part))
                 start += size
             packet = tuple(found)
-        came = inner.decode(packet, (), spec, context)[0][jnp.cumsum(fresh) - 1]
-        value = jnp.where(fresh.reshape(-1, *(1,) * (came.ndim - 1)), came, values[place])
+        came = inner.decode(packet, (), spec, context)[0]
+        if not _about_examples(spec, context):
+            return came, receiver
+        (told, values), index = receiver, context.index
+        fresh = _fresh(told, index, uses)
+        came = came[jnp.cumsum(fresh) - 1]
+        value = jnp.where(fresh.reshape(-1, *(1,) * (came.ndim - 1)), came, values[index % len(told.about)])
         return value, (_tell(told, index, fresh), values.at[_where(told, index, fresh)].set(value, mode="drop"))
 
-    rowed = Codec(init, encode, decode, inner.wire or TRIMMED, silent)
-    return only(lambda x: bool(x.shape) and x.size > 0, rowed)
+    return Codec(init, encode, decode, inner.wire or TRIMMED, silent)
 
 
-def _index(like: Any, context: Context) -> jax.Array:
-    if jnp.shape(context.index) == like.shape[:1]:
-        return jnp.asarray(context.index, jnp.int32)
-    rows = f"`reuse` takes messages with one row for each of the batch's {jnp.shape(context.index)[0]} examples"
-    raise RuleError(f"{rows}, not of shape {like.shape}: choose another codec for them, by the message's name or kind")
+def _about_examples(like: Any, context: Context) -> bool:
+    """Whether a message has one row for each example of the batch."""
+    return jnp.shape(context.index) == like.shape[:1]
 
 
 def _fresh(told: Told, index: Any, uses: int) -> Any:

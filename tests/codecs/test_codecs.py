@@ -69,6 +69,7 @@ TABLE = {
     "error_feedback+topk(0.3)": lambda r, n: r * sparse(round(0.3 * n), n, 4),
     "error_feedback+error_feedback+int8": lambda r, n: r * (n + scale),
     "every(3)+int8": lambda r, n: r * (n + scale),
+    "reuse(64)+int8": lambda r, n: r * (n + scale),
     "delayed(2)": lambda r, n: 4 * r * n,
     "deflate+int4": lambda r, n: r * (up(n, 2) + scale),
     "deflate+difference(0.1)+int8": lambda r, n: 4 + up(r * n, 8) + (r * n + scale if r * n < 64 else (64 + scale) * up(r * n, 64)),
@@ -207,8 +208,8 @@ def test_what_is_not_finite_shows_at_the_other_end_and_is_over_with_its_message(
     x = good.copy()
     x[0, 0] = bad
     arrived, memory = [], None
-    for message in (x, good, good, good):
-        _, y, memory = cross(spec, message, memory)
+    for k, message in enumerate((x, good, good, good)):
+        _, y, memory = cross(spec, message, memory, index=len(x) * k + np.arange(len(x)))
         arrived.append(y)
     shown = np.array(arrived)
     assert not np.isfinite(shown[:, 0]).all()

@@ -90,3 +90,12 @@ def test_evaluations_send_every_row_and_remember_nothing(cross):
 def test_what_remembers_or_mixes_rows_is_refused(inner):
     with pytest.raises(ValueError, match="`reuse` needs a codec after it"):
         build(spec(inner, examples=16))
+
+
+def test_messages_without_a_row_for_each_example_cross_as_ever(cross):
+    codec, memory, x = spec(("int8", ()), examples=16), None, rows([0, 1, 2])
+    for _ in range(2):
+        packet, y, memory = cross(codec, x, memory, index=[5, 6, 7, 8, 9, 10])
+        np.testing.assert_array_equal(y, cross((("int8", ()),), x)[1])
+        assert sent(codec, packet) > 3 * N
+        assert not build(codec).silent(memory[0][0], Context(np.array([5, 6, 7, 8, 9, 10], np.int32)))

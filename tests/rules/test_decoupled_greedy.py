@@ -125,7 +125,7 @@ def test_pooling_averages_cells_that_may_share_a_row(small):
 
 @pytest.mark.parametrize("head", ["mlp", "conv"])
 def test_heads_on_images(convolutional, assert_close, head):
-    net = convolutional(DecoupledGreedy(1, head))
+    net = convolutional(DecoupledGreedy(1, head=head))
     grads, _, _ = net.gradients()
     assert net.state[0].params.head.hidden[0].kernel.shape == ((12, 12) if head == "mlp" else (3, 3, 3, 3))
 
