@@ -1,5 +1,6 @@
 """Models: lists of blocks. One line in `MODELS` adds a model to the YAML schema and the command line."""
 
+from locallearn.models.code_convnet import CodeConvnet
 from locallearn.models.code_mlp import CodeMLP
 from locallearn.models.convnet import VGG5, Convnet, SoftHebb3, VGG8b, VGG11b
 from locallearn.models.denoiser import Denoiser
@@ -19,6 +20,7 @@ MODELS: dict[str, type] = {
     "resnet18": ResNet18,
     "residual_mlp": ResidualMLP,
     "code_mlp": CodeMLP,
+    "code_convnet": CodeConvnet,
     "denoiser": Denoiser,
     "transformer": Transformer,
 }

@@ -1,0 +1,95 @@
+"""Convolutional networks that pass on narrow codes: a few bounded numbers for each position, however many channels a block has inside."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from locallearn.block import Block
+from locallearn.convolution import Convolution
+from locallearn.fields import Count
+from locallearn.models.layers import ACTIVATIONS, INITS, Activation, Init, Layer, Part, Pool, numbered, pooled, too_small
+
+POOL = Pool("max")
+
+
+class ConvCoder(nnx.Module):
+    """Convolutions, pooling, and a code at each position, clipped to [-1, 1]; at the top class scores of all positions together."""
+
+    def __init__(
+        self,
+        below: tuple[int, ...],
+        widths: tuple[int, ...],
+        out: int,
+        *,
+        kernel: int,
+        top: bool,
+        activation: str,
+        init: Any,
+        rngs: nnx.Rngs,
+    ):
+        self.activation, self.axes, self.top = activation, max(1, len(below) - 1), top
+        taps, around = (kernel,) * self.axes, ((kernel // 2, kernel // 2),) * self.axes
+        sizes = itertools.pairwise((below[-1] if len(below) > 1 else 1, *widths))
+        self.layers = nnx.List([Convolution(a, b, taps, padding=around, kernel_init=init, rngs=rngs) for a, b in sizes])
+        positions = math.prod(map(POOL.length, below[: self.axes])) if top else 1
+        self.out = nnx.Linear(positions * widths[-1], out, kernel_init=INITS["lecun"](0.5), rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x: [batch, ..., channels], or [batch, length] of one channel -> [batch, ..., code], or [batch, classes] at the top."""
+        h = x if x.ndim > self.axes + 1 else x[..., None]
+        for layer in self.layers:
+            h = ACTIVATIONS[self.activation](layer(h))
+        h = pooled(h, POOL)
+        return self.out(h.reshape(h.shape[0], -1)) if self.top else jnp.clip(self.out(h), -1, 1)
+
+
+@dataclass(frozen=True)
+class CodeConvnet:
+    """Blocks of convolutions, each with pooling by 2, that pass on `code` numbers from -1 to 1 for each position.
+
+    channels: of each block's convolutions, from the bottom. layers: convolutions in a block. Codes suit integers with a scale of `one`:
+    `"int4(nearest, symmetric, one)"`. Each block sees twice as far as the one below it: what the first shard can tell by itself, and what
+    more shards add to it, differ more than in a dense network.
+    """
+
+    name: ClassVar[str] = "code_convnet"
+
+    channels: tuple[Count, ...] = (64, 80, 96, 96)
+    code: Count = 20
+    layers: Count = 2
+    kernel: Count = 5
+    activation: Activation = "relu"
+    init: Init = "he"
+
+    def problems(self, example_shape: tuple[int, ...], classes: int) -> list[tuple[str, str]]:
+        """A single block, an even kernel, or examples that are too small."""
+        if len(self.channels) < 2:
+            return [("channels", "needs at least two blocks, such as [64, 80, 96, 96]")]
+        if self.kernel % 2 == 0:
+            return [("kernel", "must be odd")]
+        sentence = too_small(tuple(example_shape), [Layer(self.code, self.kernel, pool=POOL)] * len(self.channels))
+        return [("channels", sentence)] if sentence else []
+
+    def blocks(self, example_shape: tuple[int, ...], classes: int) -> list[Block]:
+        """One block for each of `channels`."""
+        parts: list[Part] = []
+        shape, code = tuple(example_shape), Layer(self.code, self.kernel, pool=POOL)
+        for i, channels in enumerate(self.channels):
+            top = i == len(self.channels) - 1
+            options = {"kernel": self.kernel, "top": top, "activation": self.activation, "init": INITS[self.init](1.0)}
+            build = functools.partial(_coder, shape, (channels,) * self.layers, classes if top else self.code, options)
+            parts.append((build, shape))
+            shape = code.shape(shape)
+        return numbered(parts, classes)
+
+
+def _coder(below: tuple[int, ...], widths: tuple[int, ...], out: int, options: dict[str, Any], rngs: nnx.Rngs) -> nnx.Module:
+    return ConvCoder(below, widths, out, **options, rngs=rngs)
