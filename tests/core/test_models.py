@@ -13,6 +13,7 @@ from locallearn.block import Block
 from locallearn.config.run import resolve
 from locallearn.errors import ConfigError
 from locallearn.models import MODELS
+from locallearn.models.code_convnet import CodeConvnet
 from locallearn.models.code_mlp import CodeMLP
 from locallearn.models.convnet import VGG5, Convnet, SoftHebb3, VGG8b, VGG11b
 from locallearn.models.layers import Conv, Dense, Layer, Pool, pooled, triangle
@@ -424,3 +425,33 @@ def test_with_skips_a_silent_block_passes_on_what_it_was_told():
         scores = blocks[2].apply({**params[2], "out": silenced(params[2]["out"])}, code)
         expected = code @ params[2]["shortcut"]["kernel"] if skips else np.zeros((9, 3))
         np.testing.assert_allclose(scores, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(20,), (8, 12, 2)])
+def test_a_code_at_each_position(shape):
+    model = CodeConvnet(channels=(6, 7), code=3, layers=2, kernel=3)
+    lower, top = model.blocks(shape, 5)
+    params = [block.init(jax.random.key(i)) for i, block in enumerate((lower, top))]
+    half = tuple(n // 2 for n in shape[:2])
+    n_in, taps = (shape[2], 9) if len(shape) == 3 else (1, 3)
+    assert lower.out_shape == top.in_shape == (*half, 3)
+    assert count([lower]) == taps * n_in * 6 + 6 + taps * 36 + 6 + linear(6, 3)
+    assert count([top]) == taps * 21 + 7 + taps * 49 + 7 + linear(math.prod(n // 2 for n in half) * 7, 5)
+    x = 30 * RNG.normal(size=(4, *shape)).astype(np.float32)
+    code = lower.apply(params[0], x)
+    assert np.abs(code).max() == 1
+    assert top.apply(params[1], code).shape == (4, 5)
+    # Where the input is silent and the biases are zero, so is the code; one value is seen within two kernels, and not beyond.
+    one = np.zeros((1, *shape), np.float32)
+    one[(0, *(0,) * len(shape))] = 1
+    seen = np.abs(lower.apply(params[0], one)).max((0, -1))
+    assert seen[(0,) * seen.ndim] > 0
+    assert not seen[2:].any()
+
+
+@pytest.mark.parametrize(
+    ("options", "shape", "sentence"),
+    [({"channels": (8,)}, (40,), "at least two"), ({"kernel": 4}, (40,), "odd"), ({"channels": (8,) * 5}, (16,), "too small")],
+)
+def test_networks_of_codes_that_cannot_be(options, shape, sentence):
+    assert sentence in CodeConvnet(**options).problems(shape, 10)[0][1]
