@@ -3,6 +3,10 @@
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Programs of tests run a few times on tiny arrays: what XLA spends on making them fast would be most of the suite's time. Processes that
+# tests start inherit this; the README's commands run without it. With XLA_FLAGS= and JAX_DISABLE_MOST_OPTIMIZATIONS=0 nothing does.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1")
 
 import ipaddress
 import socket
@@ -42,22 +46,6 @@ MODEL = {
     "diffusion_blocks": {"name": "denoiser", "depth": 4},
 }
 """What a rule asks of its model besides the default."""
-
-
-@pytest.fixture(scope="module")
-def compile_quickly():
-    """Programs of tests run a few times on tiny arrays: what XLA spends on making them fast is most of their time. Actors inherit it.
-
-    Not for identities in float64: some of them feel that other programs round in another order. For the same reason no compiled
-    program outlives its module.
-    """
-    jax.clear_caches()
-    jax.config.update("jax_disable_most_optimizations", True)
-    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-    del os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"]
-    jax.clear_caches()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,11 +10,6 @@ import pytest
 from locallearn.codec import Context, Spec, build
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quickly(compile_quickly):
-    """Without most of XLA's optimisations."""
-
-
 @functools.cache
 def program(spec, shape, dtype, training):
     codec, seen = build(spec), Spec(shape, jnp.dtype(dtype))

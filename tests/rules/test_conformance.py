@@ -40,7 +40,7 @@ TRAINS_WITH = {
 """The optimizer of a rule that Adam at 0.01 does not suit."""
 CODEC_SPECS = [((name, ()),) for name in CODECS if name not in COMBINATORS] + [((name, ()), ("int8", ())) for name in sorted(COMBINATORS)]
 CODEC_SPECS += [(("difference", (0.01,)), ("int8", ())), (("deflate", ()), ("difference", (0.0,)))]
-EVERYDAY = 5
+EVERYDAY = 15
 """Every rule meets one in so many codecs, and every codec one in so many rules; the slow suite has all pairs."""
 SHARDS = 3
 
@@ -51,7 +51,7 @@ def name(request):
 
 
 @pytest.fixture(scope="module")
-def case(name, begun, metered, compile_quickly):
+def case(name, begun, metered):
     """One compiled run of the rule, with a count inside its program: the fused session, and its first snapshot."""
     optimizer = TRAINS_WITH.get(name, Optimizer(rate=0.01))
     fused = begun(FusedSession, name, metered(exact()), SHARDS, optimizer=optimizer, steps=STEPS)
