@@ -33,10 +33,14 @@ Seed = Annotated[int, Ge(0), Le(2**32 - 1)]
 
 @dataclass(frozen=True)
 class Placement:
-    """How blocks are dealt to shards: evenly to `shards` of them, or a new shard begins at each block in `cuts`."""
+    """How blocks are dealt to shards: evenly to `shards` of them, or a new shard begins at each block in `cuts`.
+
+    bridge: features or channels that cross each shard boundary, through a learned projection (`locallearn.models.bridge`).
+    """
 
     shards: Count | None = None
     cuts: tuple[Count, ...] | None = None
+    bridge: Count | None = None
 
     def problems(self) -> Problems:
         """Exactly one of the two must be given."""
@@ -49,6 +53,15 @@ class Placement:
         from locallearn.runtime.wiring import cut, deal
 
         return deal(blocks, self.shards or 1) if self.cuts is None else cut(blocks, self.cuts)
+
+    def bridged(self, blocks: Sequence[Any], needs: str = "") -> Sequence[Any]:
+        """The blocks with a bridge at each shard boundary, if there is to be one, for a rule that `needs` this of them."""
+        if self.bridge is None:
+            return blocks
+        from locallearn.models.bridge import bridged
+        from locallearn.rule import ELEMENTWISE
+
+        return bridged(blocks, self.of(len(blocks)), self.bridge, elementwise=needs == ELEMENTWISE)
 
 
 @dataclass(frozen=True)

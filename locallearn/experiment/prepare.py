@@ -83,7 +83,7 @@ def _stage(config: Config, blocks: list[Block], phase: Phase, steps: tuple[int, 
             learns=phase.learn == "all" or block.index in phase.learn,
             batch=config.train.batch,
         )
-        for block in blocks
+        for block in config.placement.bridged(blocks, rule.needs)
     )
     codecs = {key: build(spec) for key, spec in config.codecs.items() if key != "default"}
     default = build(config.codecs["default"])
