@@ -85,6 +85,10 @@ class Rule(abc.ABC):
             return [f"needs blocks with {self.needs}; block {next(b.index for b in blocks if b.composite)} is composite"]
         return []
 
+    def deployed(self, blocks: Sequence[Block], placement: Sequence[int]) -> tuple[Sequence[Block], tuple[int, ...]]:
+        """(the blocks that it trains, the shard of each), of a model's: all of them, but for a baseline that leaves some out."""
+        return blocks, tuple(placement)
+
     def init(self, block: Block, key: jax.Array) -> State:
         """A block's state before training."""
         return block.state(block.init(key))

@@ -54,14 +54,24 @@ class Placement:
 
         return deal(blocks, self.shards or 1) if self.cuts is None else cut(blocks, self.cuts)
 
-    def bridged(self, blocks: Sequence[Any], needs: str = "") -> Sequence[Any]:
-        """The blocks with a bridge at each shard boundary, if there is to be one, for a rule that `needs` this of them."""
+    def held(self, blocks: Sequence[Any], rule: Any) -> tuple[Sequence[Any], tuple[int, ...]]:
+        """(the blocks that a rule trains of a model's, the shard of each): with a bridge at each boundary, if there is to be one."""
+        placement = self.of(len(blocks))
+        if hasattr(rule, "deployed"):
+            blocks, placement = rule.deployed(blocks, placement)
         if self.bridge is None:
-            return blocks
-        from locallearn.models.bridge import bridged
+            return blocks, placement
         from locallearn.rule import ELEMENTWISE
 
-        return bridged(blocks, self.of(len(blocks)), self.bridge, elementwise=needs == ELEMENTWISE)
+        return _bridged(tuple(blocks), placement, self.bridge, getattr(rule, "needs", "") == ELEMENTWISE), placement
+
+
+@functools.lru_cache(maxsize=32)
+def _bridged(blocks: tuple[Any, ...], placement: tuple[int, ...], width: int, elementwise: bool) -> Sequence[Any]:
+    """For the many runs of a sweep that share them."""
+    from locallearn.models.bridge import bridged
+
+    return bridged(blocks, placement, width, elementwise=elementwise)
 
 
 @dataclass(frozen=True)
