@@ -158,7 +158,8 @@ def _name(axes: Any, groups: Sequence[Group], colors: dict[str, str]) -> None:
     bars = [(g.bytes, statistics.median(g.accuracies), min(g.accuracies), max(g.accuracies)) for g in sending]
     taken = boxes_of_points(axes, bars) + boxes_of_line(axes, _steps(axes, groups), 60)
     labels = []
-    across = np.geomspace(*axes.get_xlim(), 9)[1:-1]
+    low, high = axes.get_xlim()
+    across = np.geomspace(low, high, 9)[1:-1]
     for group in silent:
         level = statistics.median(group.accuracies)
         taken += boxes_of_line(axes, [(x, level) for x in axes.get_xlim()], 200)

@@ -75,7 +75,7 @@ def rise(block: Block, state: State, x: Any, *, members: int) -> Any:
 def errors(block: Block, h: Any, y: jax.Array, *, members: int) -> Top:
     """The mean loss, and each member's own error."""
     tops = [output_error(block, scores, y) for scores in of_each(h, members)]
-    return Top(sum(top.loss for top in tops) / members, together([top.error for top in tops]))
+    return Top(jnp.stack([top.loss for top in tops]).mean(), together([top.error for top in tops]))
 
 
 def fall(block: Block, state: State, x: Any, delta: Any, *, members: int) -> Pulled:
