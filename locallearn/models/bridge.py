@@ -64,10 +64,12 @@ def _through(layer: Any, x: jax.Array) -> jax.Array:
 def _build(
     inner: Callable[[nnx.Rngs], Any], project: tuple[int, int] | None, expand: tuple[int, int] | None, elementwise: bool, rngs: nnx.Rngs
 ) -> nnx.Module:
-    """The inner block comes first: it begins as it would without bridges."""
-    module, init = inner(rngs), INITS["lecun"](1.0)
-    down = nnx.Linear(*project, kernel_init=init, rngs=rngs) if project else None
-    up = nnx.Linear(*expand, use_bias=False, kernel_init=init, rngs=rngs) if expand else None
+    """The inner block comes first: it begins as it would without bridges. With an energy E is an isometry, so that states above do not push
+    those below harder than each other."""
+    module, spread = inner(rngs), INITS["lecun"](1.0)
+    back = INITS["orthogonal"](1.0) if elementwise else spread
+    down = nnx.Linear(*project, kernel_init=spread, rngs=rngs) if project else None
+    up = nnx.Linear(*expand, use_bias=False, kernel_init=back, rngs=rngs) if expand else None
     return BridgedHalves(module, down, up, elementwise) if hasattr(module, "pre") else Bridged(module, down, up)
 
 

@@ -82,10 +82,10 @@ def test_a_bridge_is_a_projection_after_the_block_and_one_back(elementwise):
     c = blocks[0].apply(params[0], x)
     np.testing.assert_allclose(c, wanted, rtol=1e-5)
     assert blocks[0].activation == ("sigmoid" if elementwise else "identity")
+    back = params[1]["expand"]["kernel"]
+    assert np.allclose(back @ back.T, np.eye(2), atol=1e-5) == elementwise, "an isometry where there is an energy"
     linear = params[1]["inner"]["linear"]
-    np.testing.assert_allclose(
-        blocks[1].apply(params[1], c), jax.nn.sigmoid(c @ params[1]["expand"]["kernel"] @ linear["kernel"] + linear["bias"]), rtol=1e-5
-    )
+    np.testing.assert_allclose(blocks[1].apply(params[1], c), jax.nn.sigmoid(c @ back @ linear["kernel"] + linear["bias"]), rtol=1e-5)
 
 
 def test_on_channels_it_is_the_same_at_each_position():
