@@ -14,6 +14,9 @@ from locallearn.block import Block, State
 from locallearn.chain import ABSENT, Chain, Row
 from locallearn.errors import RuleError
 
+ELEMENTWISE = "pre and elementwise post"
+"""What rules need that work with the energy of a block's units."""
+
 KINDS = ("activation", "error", "target", "label", "input", "weight", "scalar", "control", "evaluation", "checkpoint")
 
 
@@ -59,7 +62,7 @@ class Rule(abc.ABC):
     assumes: ClassVar[str] = "nothing"
     """What a reader should know before comparing: labels below the top, symmetric weights, extra passes."""
     needs: ClassVar[str] = "apply"
-    """`apply`: any block will do; `pre and post`: composite blocks are refused."""
+    """`apply`: any block will do; `pre and post`: composite blocks are refused; `ELEMENTWISE`: and a bridge belongs to `pre`."""
     locking: ClassVar[tuple[str, ...] | None] = None
     """What a block's update waits for, of `forward`, `backward` and `update`; None: `locallearn.runtime.influence` finds it out.
 
@@ -81,6 +84,10 @@ class Rule(abc.ABC):
         if self.needs != "apply" and any(block.composite for block in blocks):
             return [f"needs blocks with {self.needs}; block {next(b.index for b in blocks if b.composite)} is composite"]
         return []
+
+    def deployed(self, blocks: Sequence[Block], placement: Sequence[int]) -> tuple[Sequence[Block], tuple[int, ...]]:
+        """(the blocks that it trains, the shard of each), of a model's: all of them, but for a baseline that leaves some out."""
+        return blocks, tuple(placement)
 
     def init(self, block: Block, key: jax.Array) -> State:
         """A block's state before training."""

@@ -128,18 +128,30 @@ def _shapes(found: Mapping[str, Any], rules: Sequence[tuple[KeyPath, Any]], data
     except LocallearnError as error:
         key = "shards" if placement.cuts is None else "cuts"
         yield Mistake(("model", key), "value", str(error))
+        placement = type(placement)(shards=1)
+    first = None
     for path, rule in rules:
-        own = list(hooked(rule.problems(blocks), path)) if hasattr(rule, "problems") else []
-        yield from own or _statistics(rule, blocks, path, found.get("train"))
+        try:
+            held, shards = placement.held(blocks, rule)
+        except LocallearnError as error:
+            yield Mistake(("model", "bridge"), "value", str(error))
+            return
+        first = first or shards
+        own = list(hooked(rule.problems(held), path)) if hasattr(rule, "problems") else []
+        if own and placement.bridge and not list(rule.problems(blocks)):
+            own = [Mistake(("model", "bridge"), "value", f"does not suit the rule, which {own[0].text}")]
+        if shards != first:
+            own = [Mistake(path, "value", "trains another cut of the model than the run's own rule: it takes a run of its own")]
+        yield from own or _statistics(rule, held, path, found.get("train"))
     if "train" in found:
-        yield from _block_numbers(found["train"], len(blocks))
+        yield from _block_numbers(found["train"], len(first or blocks))
 
 
 @functools.lru_cache(maxsize=32)
 def _blocks(model: Any, example_shape: tuple[int, ...], classes: int, batch: int) -> Any:
     """The blocks of a model, for the many runs of a sweep that share it: their shapes are worked out once."""
     blocks = model.blocks(example_shape, classes)
-    return [dataclasses.replace(block, batch=batch) if hasattr(block, "batch") else block for block in blocks]
+    return tuple(dataclasses.replace(block, batch=batch) if hasattr(block, "batch") else block for block in blocks)
 
 
 def _tokens(blocks: Sequence[Any], data: Any) -> str | None:

@@ -33,10 +33,14 @@ Seed = Annotated[int, Ge(0), Le(2**32 - 1)]
 
 @dataclass(frozen=True)
 class Placement:
-    """How blocks are dealt to shards: evenly to `shards` of them, or a new shard begins at each block in `cuts`."""
+    """How blocks are dealt to shards: evenly to `shards` of them, or a new shard begins at each block in `cuts`.
+
+    bridge: features or channels that cross each shard boundary, through a learned projection (`locallearn.models.bridge`).
+    """
 
     shards: Count | None = None
     cuts: tuple[Count, ...] | None = None
+    bridge: Count | None = None
 
     def problems(self) -> Problems:
         """Exactly one of the two must be given."""
@@ -49,6 +53,25 @@ class Placement:
         from locallearn.runtime.wiring import cut, deal
 
         return deal(blocks, self.shards or 1) if self.cuts is None else cut(blocks, self.cuts)
+
+    def held(self, blocks: Sequence[Any], rule: Any) -> tuple[Sequence[Any], tuple[int, ...]]:
+        """(the blocks that a rule trains of a model's, the shard of each): with a bridge at each boundary, if there is to be one."""
+        placement = self.of(len(blocks))
+        if hasattr(rule, "deployed"):
+            blocks, placement = rule.deployed(blocks, placement)
+        if self.bridge is None:
+            return blocks, placement
+        from locallearn.rule import ELEMENTWISE
+
+        return _bridged(tuple(blocks), placement, self.bridge, getattr(rule, "needs", "") == ELEMENTWISE), placement
+
+
+@functools.lru_cache(maxsize=32)
+def _bridged(blocks: tuple[Any, ...], placement: tuple[int, ...], width: int, elementwise: bool) -> Sequence[Any]:
+    """For the many runs of a sweep that share them."""
+    from locallearn.models.bridge import bridged
+
+    return bridged(blocks, placement, width, elementwise=elementwise)
 
 
 @dataclass(frozen=True)

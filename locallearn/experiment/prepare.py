@@ -30,7 +30,8 @@ def prepare(config: Config, load: Callable[[Any], Dataset] = load_data) -> Setup
     parts = split(dataset, config.validation)
     examples = len(parts.train.y)
     blocks = config.model.blocks(dataset.example_shape, dataset.classes)
-    phases, lengths = config.train.parts(len(blocks)), config.train.lengths(examples, len(blocks))
+    count = len(config.placement.held(blocks, config.rule)[0])
+    phases, lengths = config.train.parts(count), config.train.lengths(examples, count)
     stages = tuple(
         _stage(config, blocks, phase, (stop - length, stop))
         for phase, length, stop in zip(phases, lengths, accumulate(lengths), strict=True)
@@ -66,7 +67,8 @@ def _afford(setup: Setup) -> None:
 def network(config: Config, phase: int = 0) -> Stage:
     """The blocks and the rule of one phase without the data: for what was learnt, not for learning."""
     blocks = config.model.blocks(config.data.example_shape, config.data.classes)
-    return _stage(config, blocks, config.train.parts(len(blocks))[phase], (0, 1))
+    count = len(config.placement.held(blocks, config.rule)[0])
+    return _stage(config, blocks, config.train.parts(count)[phase], (0, 1))
 
 
 def _stage(config: Config, blocks: list[Block], phase: Phase, steps: tuple[int, int]) -> Stage:
@@ -75,6 +77,7 @@ def _stage(config: Config, blocks: list[Block], phase: Phase, steps: tuple[int, 
     if stop <= start:
         raise RuleError("a phase has no steps: the training set is smaller than one batch")
     rule: Rule = phase.rule or config.rule
+    held, placement = config.placement.held(blocks, rule)
     optimizer, updates = config.train.optimizer, (stop - start) * rule.updates
     ready = tuple(
         dataclasses.replace(
@@ -83,9 +86,9 @@ def _stage(config: Config, blocks: list[Block], phase: Phase, steps: tuple[int, 
             learns=phase.learn == "all" or block.index in phase.learn,
             batch=config.train.batch,
         )
-        for block in blocks
+        for block in held
     )
     codecs = {key: build(spec) for key, spec in config.codecs.items() if key != "default"}
     default = build(config.codecs["default"])
-    wiring = Wiring(config.placement.of(len(blocks)), rule.messages, choose_codecs(rule.messages, codecs, default))
+    wiring = Wiring(placement, rule.messages, choose_codecs(rule.messages, codecs, default))
     return Stage(rule, ready, wiring, start, stop)

@@ -88,7 +88,8 @@ def costs_of(rule: Rule) -> Costs:
     ups, downs, hops, locking = [], [], 0, ()
     for blocks in networks:
         plan, locking = study(rule, blocks, BATCH)
-        hops = max(hops, plan.hops)
+        alone = not any(rule.deployed(blocks, range(len(blocks)))[1])  # a baseline that lives on one machine
+        hops = 0 if alone else max(hops, plan.hops)
         for low in range(1, len(blocks) - 2):  # the boundary above block `low`, where neither the bottom nor the top is next to it
             n = math.prod(blocks[low].out_shape)
             arrived: dict[bool, list[float]] = {True: [0, 0], False: [0, 0]}
@@ -100,6 +101,8 @@ def costs_of(rule: Rule) -> Costs:
                     row = math.prod(spec.shape[1:]) * spec.dtype.itemsize * times
                     arrived[rising][0] += whole * row
                     arrived[rising][1] += part * row
+            if alone:
+                arrived = {True: [0, 0], False: [0, 0]}
             ups.append((n, *arrived[True]))
             downs.append((n, *arrived[False]))
     return Costs(_fitted(ups), _fitted(downs), hops, rule.locking if rule.locking is not None else locking, settings)

@@ -8,11 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from locallearn.experiment.files import write_whole
 from locallearn.report.labels import Label, boxes_of_line, boxes_of_points, place
 from locallearn.report.summary import Group, reference
 
-# Okabe & Ito (2008), then Tol's muted scheme: told apart with any kind of colour vision, on white. Backprop is black.
+BASELINES = {"backprop": "#000000", "deep_supervision": "#6e6e6e", "solo": "#4f4f4f"}
+"""What rules are compared with is black or grey."""
+# Okabe & Ito (2008), then Tol's muted scheme: told apart with any kind of colour vision, on white.
 COLORS = (
     *("#0072B2", "#D55E00", "#009E73", "#AA4499", "#B8860B", "#56A0D3"),
     *("#882255", "#117733", "#CC6677", "#332288", "#44AA99", "#999933"),
@@ -34,13 +38,16 @@ STYLE: Any = {
 
 
 def frontier(groups: Sequence[Group]) -> Any:
-    """The figure: medians over seeds with bars from the lowest to the highest, the Pareto front, and backprop as a reference."""
+    """The figure: medians over seeds with bars from the lowest to the highest, the Pareto front, and backprop as a reference.
+
+    Bytes are on a logarithmic axis: who sends none is a dotted line across, in panels where others send some.
+    """
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    drawn = [group for group in groups if group.accuracies and group.bytes > 0]
-    panels = list(dict.fromkeys(group.panel for group in drawn))
+    panels = list(dict.fromkeys(group.panel for group in groups if group.accuracies and group.bytes > 0))
+    drawn = [group for group in groups if group.accuracies and group.panel in panels]
     columns = min(2, max(1, len(panels)))
     rows = max(1, math.ceil(len(panels) / columns))
     with matplotlib.rc_context(STYLE):
@@ -52,7 +59,7 @@ def frontier(groups: Sequence[Group]) -> Any:
         colors, markers = _colors(drawn), _markers(drawn)
         for axes, panel in zip(grid, panels, strict=False):
             _panel(axes, panel, [group for group in drawn if group.panel == panel], colors, markers)
-        _legend(figure, markers)
+        _legend(figure, markers, [group for group in drawn if not group.bytes])
         figure.canvas.draw()  # settles the layout: only now is it known how much room a name takes
         for axes, panel in zip(grid, panels, strict=False):
             _name(axes, [group for group in drawn if group.panel == panel], colors)
@@ -80,8 +87,8 @@ def pareto(groups: Sequence[Group]) -> list[tuple[float, float]]:
 
 
 def _colors(groups: Sequence[Group]) -> dict[str, str]:
-    others = [rule for rule in dict.fromkeys(group.rule for group in groups) if rule != "backprop"]
-    return {"backprop": "#000000"} | {rule: COLORS[k % len(COLORS)] for k, rule in enumerate(others)}
+    others = [rule for rule in dict.fromkeys(group.rule for group in groups) if rule not in BASELINES]
+    return BASELINES | {rule: COLORS[k % len(COLORS)] for k, rule in enumerate(others)}
 
 
 def _markers(groups: Sequence[Group]) -> dict[str, str]:
@@ -93,10 +100,14 @@ def _panel(axes: Any, panel: str, groups: Sequence[Group], colors: dict[str, str
     from matplotlib.ticker import FuncFormatter, NullLocator
 
     axes.set_xscale("log")
-    for label in dict.fromkeys(group.label for group in groups):
-        line = _line(groups, label)
+    silent, sending = _parted(groups)
+    for label in dict.fromkeys(group.label for group in sending):
+        line = _line(sending, label)
         axes.plot(*zip(*line, strict=True), color=colors[_rule_of(groups, label)], linewidth=1, alpha=0.35, zorder=2)
-    for group in groups:
+    for group in silent:
+        axes.axhline(statistics.median(group.accuracies), color=colors[group.rule], linewidth=1.2, linestyle=(0, (1, 1.5)), zorder=2)
+        axes.axhspan(min(group.accuracies), max(group.accuracies), color=colors[group.rule], alpha=0.08, linewidth=0, zorder=1)
+    for group in sending:
         middle, color = statistics.median(group.accuracies), colors[group.rule]
         low, high = min(group.accuracies), max(group.accuracies)
         axes.plot([group.bytes] * 2, [low, high], color=color, linewidth=1.4, solid_capstyle="butt", zorder=3)
@@ -119,7 +130,8 @@ def _panel(axes: Any, panel: str, groups: Sequence[Group], colors: dict[str, str
 
 def _limits(axes: Any, groups: Sequence[Group]) -> None:
     """Room around the points for their names."""
-    low, high = min(g.bytes for g in groups), max(g.bytes for g in groups)
+    sent = [g.bytes for g in groups if g.bytes]
+    low, high = min(sent), max(sent)
     room = max(1.6, (high / low) ** 0.15)
     axes.set_xlim(low / room, high * room)
     bottom, top = min(min(g.accuracies) for g in groups), max(max(g.accuracies) for g in groups)
@@ -134,6 +146,7 @@ def _front(axes: Any, groups: Sequence[Group]) -> None:
 
 def _steps(axes: Any, groups: Sequence[Group]) -> list[tuple[float, float]]:
     front = pareto(groups)
+    front = [(max(x, axes.get_xlim()[0]), y) for x, y in front]
     corners = [(x, y) for (x, _), (_, y) in zip(front[1:], front, strict=False)]
     steps = [point for pair in zip(front, corners, strict=False) for point in pair]
     return [*steps, front[-1], (axes.get_xlim()[1], front[-1][1])]
@@ -141,11 +154,18 @@ def _steps(axes: Any, groups: Sequence[Group]) -> list[tuple[float, float]]:
 
 def _name(axes: Any, groups: Sequence[Group], colors: dict[str, str]) -> None:
     """A name for each rule and variant, beside one of its points."""
-    bars = [(g.bytes, statistics.median(g.accuracies), min(g.accuracies), max(g.accuracies)) for g in groups]
+    silent, sending = _parted(groups)
+    bars = [(g.bytes, statistics.median(g.accuracies), min(g.accuracies), max(g.accuracies)) for g in sending]
     taken = boxes_of_points(axes, bars) + boxes_of_line(axes, _steps(axes, groups), 60)
     labels = []
-    for label in dict.fromkeys(group.label for group in groups):
-        line = _line(groups, label)
+    low, high = axes.get_xlim()
+    across = np.geomspace(low, high, 9)[1:-1]
+    for group in silent:
+        level = statistics.median(group.accuracies)
+        taken += boxes_of_line(axes, [(x, level) for x in axes.get_xlim()], 200)
+        labels.append(Label(f"{group.label}, 0 bytes".replace("_", " "), colors[group.rule], [(x, level) for x in across]))
+    for label in dict.fromkeys(group.label for group in sending):
+        line = _line(sending, label)
         taken += boxes_of_line(axes, line)
         labels.append(Label(label.replace("_", " "), colors[_rule_of(groups, label)], line[::-1]))
     against = reference(groups, groups[0].panel)
@@ -153,6 +173,11 @@ def _name(axes: Any, groups: Sequence[Group], colors: dict[str, str]) -> None:
         level = statistics.median(against.accuracies)
         taken += boxes_of_line(axes, [(axes.get_xlim()[0], level), (axes.get_xlim()[1], level)], 200)
     place(axes, labels, taken)
+
+
+def _parted(groups: Sequence[Group]) -> tuple[list[Group], list[Group]]:
+    """Those that send nothing, and the others."""
+    return [g for g in groups if not g.bytes], [g for g in groups if g.bytes]
 
 
 def _line(groups: Sequence[Group], label: str) -> list[tuple[float, float]]:
@@ -163,7 +188,7 @@ def _rule_of(groups: Sequence[Group], label: str) -> str:
     return next(group.rule for group in groups if group.label == label)
 
 
-def _legend(figure: Any, markers: dict[str, str]) -> None:
+def _legend(figure: Any, markers: dict[str, str], silent: Sequence[Group]) -> None:
     """What shape and line mean; colours are named in place."""
     from matplotlib.lines import Line2D
 
@@ -173,7 +198,10 @@ def _legend(figure: Any, markers: dict[str, str]) -> None:
         Line2D([], [], color="#9a9a9a", linewidth=4, alpha=0.4, label="Pareto front"),
         Line2D([], [], color="#000000", linewidth=0.8, linestyle=(0, (4, 3)), alpha=0.6, label="backprop, exact"),
         Line2D([], [], linestyle="", marker="|", color=grey, markersize=9, label="lowest to highest seed"),
+        Line2D([], [], linestyle="", marker="o", color="#000000", markersize=6, label="baselines in black and grey"),
     ]
+    if silent:
+        lines.append(Line2D([], [], color=BASELINES["solo"], linewidth=1.2, linestyle=(0, (1, 1.5)), label="sends nothing"))
     handles = [*(shapes if len(shapes) > 1 else []), *lines]
     figure.legend(
         handles=handles, loc="outside lower center", ncols=min(7, len(handles)), frameon=False, fontsize=8.5, labelcolor="#333333"

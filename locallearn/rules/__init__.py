@@ -13,6 +13,8 @@ from importlib.metadata import entry_points
 
 OURS = {
     "backprop": "backprop:Backprop",
+    "deep_supervision": "deep_supervision:DeepSupervision",
+    "solo": "solo:Solo",
     "feedback_alignment": "feedback_alignment:FeedbackAlignment",
     "sign_symmetry": "sign_symmetry:SignSymmetry",
     "kolen_pollack": "kolen_pollack:KolenPollack",

@@ -38,7 +38,7 @@ import jax.numpy as jnp
 from locallearn.block import Block, State, WithHead
 from locallearn.chain import Chain, Row
 from locallearn.fields import Count
-from locallearn.rule import Batch, Info, Message, Rule
+from locallearn.rule import ELEMENTWISE, Batch, Info, Message, Rule
 from locallearn.rules._common import cross_entropy
 
 Visible = Literal["binary", "gaussian"]
@@ -162,7 +162,7 @@ class Boltzmann(Rule):
     }
     family: ClassVar = "energy"
     assumes: ClassVar = "symmetric weights within a block; labels at the top alone; only forward locked"
-    needs: ClassVar = "pre and post"
+    needs: ClassVar = ELEMENTWISE
 
     @property
     def additive_over_batch(self) -> bool:

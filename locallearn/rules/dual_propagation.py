@@ -33,7 +33,7 @@ import jax.numpy as jnp
 from locallearn.block import Block, State
 from locallearn.chain import Chain, Row
 from locallearn.fields import Positive
-from locallearn.rule import Batch, Info, Message, Rule, forward
+from locallearn.rule import ELEMENTWISE, Batch, Info, Message, Rule, forward
 from locallearn.rules._common import Top, output_error
 
 
@@ -87,7 +87,7 @@ class DualPropagation(Rule):
     }
     family: ClassVar = "energy"
     assumes: ClassVar = "symmetric weights; forward, backward and update locked"
-    needs: ClassVar = "pre and post"
+    needs: ClassVar = ELEMENTWISE
 
     def problems(self, blocks: Sequence[Block]) -> list[str]:
         """A nudge of u_l must reach the same unit of h_l, and the top be linear."""

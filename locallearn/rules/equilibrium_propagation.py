@@ -43,7 +43,7 @@ from annotated_types import Gt, Lt
 from locallearn.block import Block, State
 from locallearn.chain import Chain, Row
 from locallearn.fields import Count
-from locallearn.rule import Batch, Info, Message, Rule
+from locallearn.rule import ELEMENTWISE, Batch, Info, Message, Rule
 from locallearn.rules._settling import Rest, cost, diagnosis, free_phase, onehot, phase, restless, seen, slope, too_short
 
 
@@ -70,7 +70,7 @@ class EquilibriumPropagation(Rule):
     }
     family: ClassVar = "energy"
     assumes: ClassVar = "symmetric weights; two or three phases of many rounds; predictions settle, too"
-    needs: ClassVar = "pre and post"
+    needs: ClassVar = ELEMENTWISE
 
     def problems(self, blocks: Sequence[Block]) -> list[str]:
         """Settling needs an energy: bounded elementwise activations, and a linear top."""

@@ -39,7 +39,7 @@ from annotated_types import Ge, Gt, Lt
 from locallearn.block import Block, State
 from locallearn.chain import Chain, Row
 from locallearn.fields import Count
-from locallearn.rule import Batch, Info, Message, Rule
+from locallearn.rule import ELEMENTWISE, Batch, Info, Message, Rule
 from locallearn.rules._settling import Rest, cost, diagnosis, free_phase, onehot, phase, restless, seen, slope, too_short
 
 HOLOMORPHIC = ("sigmoid", "tanh")
@@ -77,7 +77,7 @@ class HolomorphicEquilibriumPropagation(Rule):
     }
     family: ClassVar = "energy"
     assumes: ClassVar = "symmetric weights; complex activities; many phases of many rounds; predictions settle, too"
-    needs: ClassVar = "pre and post"
+    needs: ClassVar = ELEMENTWISE
 
     def problems(self, blocks: Sequence[Block]) -> list[str]:
         """Settling needs an energy: bounded holomorphic activations, and a linear top."""

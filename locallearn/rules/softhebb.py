@@ -111,6 +111,13 @@ def wins(block: Block, state: State, x: jax.Array) -> jax.Array:
     return jnp.any(u == u.max(-1, keepdims=True), tuple(range(u.ndim - 1))).mean()
 
 
+def layered(block: Block) -> bool:
+    """Whether some weights of the block are of other units than those that compete: it has a further layer, such as a bridge."""
+    params = jax.eval_shape(lambda: block.init(jax.random.key(0)))
+    units = jax.eval_shape(block.pre, params, block.example).shape[-1]
+    return any(w.shape[-1] != units for w in jax.tree.leaves(params) if is_weight(w))
+
+
 @dataclass(frozen=True)
 class SoftHebb(Rule):
     """Soft winner-take-all plasticity and a linear read-out.
@@ -137,8 +144,10 @@ class SoftHebb(Rule):
         return False
 
     def problems(self, blocks: Sequence[Block]) -> list[str]:
-        """As many rates and temperatures as there are blocks that take them."""
+        """As many rates and temperatures as there are blocks that take them, and one layer in each."""
         found, hidden = super().problems(blocks), len(blocks) - 1
+        if not found:
+            found += [f"needs blocks of one layer each; block {block.index} has more" for block in blocks[:-1] if layered(block)][:1]
         if not hidden:
             found.append("needs a block below the top, which only reads out")
         for name, values in (("rates", self.rates), ("temperatures", self.temperatures)):

@@ -154,6 +154,28 @@ def test_names_cover_nothing():
             assert overlap(one, np.array([other])) < 0.1 * (one[2] - one[0]) * (one[3] - one[1])
 
 
+def test_who_sends_nothing_is_a_line_across():
+    groups = [group(2.0**20, 0.9, 0.92), group(2.0**22, 0.8, rule="other"), group(0.0, 0.85, 0.86, 0.87, rule="solo")]
+    groups.append(group(0.0, 0.7, rule="solo", panel="nobody sends"))
+    (axes,) = frontier(groups).axes
+    assert axes.get_title(loc="left") == "p"
+    levels = [line.get_ydata()[0] for line in axes.lines if tuple(line.get_xdata()) == (0, 1)]
+    assert sorted(levels) == [0.86, 0.91]
+    assert "solo, 0 bytes" in {text.get_text() for text in axes.texts}
+    low, high = axes.get_xlim()
+    assert 0 < low < 2.0**20 < 2.0**22 < high
+    assert min(axes.get_ylim()) < 0.8
+    assert pareto(groups[:3]) == [(0.0, 0.86), (2.0**20, 0.91)]
+
+
+def test_a_front_begins_with_who_sends_nothing():
+    """What is no better than that has bought nothing for its bytes."""
+    figure = frontier([group(2.0**20, 0.5), group(2.0**24, 0.9), group(0.0, 0.7, rule="solo")])
+    steps = max(figure.axes[0].lines, key=lambda line: line.get_linewidth())
+    assert steps.get_ydata().tolist() == [0.7, 0.7, 0.9, 0.9]
+    assert steps.get_xdata()[1] == 2.0**24
+
+
 def test_one_point_makes_a_figure(tmp_path):
     assert save(frontier([group(1000.0, 0.5)]), tmp_path / "x.svg").exists()
     assert [g.panel for g in groups_of([])] == []

@@ -25,6 +25,23 @@ DEFECTS = [
         "return Pulled(*pull(delta))",
         "return Pulled(pull(delta)[0], 0 * pull(delta)[1])",
     ),
+    Defect(
+        "deep_supervision",
+        "the read-out's error does not reach the block",
+        "read(params.head, h), y)",
+        "read(params.head, jax.lax.stop_gradient(h)), y)",
+    ),
+    Defect("deep_supervision", "the weight is left out", "weight * cross_entropy(read", "cross_entropy(read"),
+    Defect(
+        "deep_supervision",
+        "the chosen blocks are those without a read-out",
+        "or block.index in self.blocks",
+        "or block.index not in self.blocks",
+    ),
+    Defect("solo", "members learn from each other's error", "of_each(delta, members), strict", "of_each(delta, members)[::-1], strict"),
+    Defect("solo", "all members begin alike", "jax.random.fold_in(key, m) for m", "jax.random.fold_in(key, 1) for m"),
+    Defect("solo", "scores are averaged, not probabilities", "jax.nn.log_softmax(scores) for", "scores for"),
+    Defect("solo", "the second shard's blocks stay", "if not shard]", "if shard < 2]"),
     Defect("feedback_alignment", "weight transport: backpropagation in disguise", "block.pre(feedback, x), h)", "block.pre(params, x), h)"),
     Defect(
         "feedback_alignment", "the derivative of `post` is left out on the way down", "*through_feedback(d))", "*through_feedback(delta))"
