@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from locallearn.experiment.store import Store
-from locallearn.report.figure import frontier, pareto, save
+from locallearn.report.figure import frontier
+from locallearn.report.ink import byte_ticks, save
 from locallearn.report.labels import overlap
 from locallearn.report.report import write_report
-from locallearn.report.summary import Group, groups_of, summary
+from locallearn.report.summary import Group, groups_of, pareto, reference, summary
 from locallearn.report.table import codecs_cell, rows_below, to_csv
 
 RULES = {"backprop": (0.9, 400), "direct_feedback": (0.85, 220), "predictive_coding": (0.88, 1500)}
@@ -96,7 +97,8 @@ def test_nothing_finished(tmp_path):
     write_run(tmp_path, "backprop", "exact", 0, ending=False)
     rows = rows_below(tmp_path)
     assert summary(rows).splitlines()[1].split() == ["backprop", "(1", "interrupted)", *"-----"]
-    assert [path.name for path in write_report(rows, tmp_path / "out")] == ["results.csv"]
+    assert [path.name for path in write_report(rows, tmp_path, tmp_path / "out")] == ["report.html", "results.csv"]
+    assert "Not over: 1 interrupted." in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_codecs_in_a_cell():
@@ -114,21 +116,33 @@ def test_pareto_by_brute_force():
     groups = [group(float(b), float(a)) for b, a in zip(rng.integers(1, 20, 40), rng.integers(1, 20, 40), strict=True)]
     points = {(g.bytes, statistics.median(g.accuracies)) for g in groups}
     best = {(b, a) for b, a in points if not any((c <= b and d >= a) and (c, d) != (b, a) for c, d in points)}
-    assert set(pareto(groups)) == best
+    assert {(g.bytes, g.accuracies[0]) for g in pareto(groups)} == best
+
+
+def test_the_reference_is_backprops_cheapest_near_its_best():
+    best, cheap, poor = group(3000.0, 0.9), group(2000.0, 0.8985), group(1000.0, 0.89)
+    others = [group(10.0, 0.9, codecs="int8"), group(10.0, 0.95, rule="other"), group(10.0, 0.9, panel="q")]
+    assert reference([best, poor, cheap, *others], "p") is cheap
+    assert reference(others[:2], "p") is None
+
+
+@pytest.mark.parametrize(("low", "high"), [(888e6, 5e9), (1, 10), (1.1e9, 2.7e9), (3e5, 9e5), (1e3, 1e13), (7.0e6, 7.4e6)])
+def test_ticks_are_few_round_and_inside(low, high):
+    ticks = byte_ticks(low, high)
+    assert 2 <= len(ticks) <= 7
+    assert all(low <= tick <= high for tick in ticks)
 
 
 def test_the_figure_is_deterministic_and_stands_alone(root, tmp_path):
-    rows = rows_below(root)
-    one, two = (write_report(rows, tmp_path / name) for name in "ab")
-    assert [path.name for path in one] == ["results.csv", "frontier.svg", "frontier.png"]
-    for first, second in zip(one, two, strict=True):
-        assert first.read_bytes() == second.read_bytes()
-    svg = (tmp_path / "a" / "frontier.svg").read_text()
+    groups = groups_of(rows_below(root))
+    for suffix in ("svg", "pdf", "png"):
+        one, two = (save(frontier(groups), tmp_path / f"{name}.{suffix}").read_bytes() for name in "ab")
+        assert one == two
+    svg = (tmp_path / "a.svg").read_text()
     ET.fromstring(svg)
     references = svg.replace("http://www.w3.org/", "").replace("http://purl.org/", "").replace("http://creativecommons.org/", "")
     assert "http" not in references.replace("https://matplotlib.org/", "")
     assert "<image" not in svg
-    assert (tmp_path / "a" / "frontier.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
 def test_names_cover_nothing():

@@ -1,0 +1,137 @@
+"""The page: everything that a report tells, in one file that is read from disk without a network and needs no script."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from locallearn.experiment.provenance import commit, now
+from locallearn.experiment.store import FAILED, FINISHED
+from locallearn.report.bars import depth, traffic
+from locallearn.report.curves import curves
+from locallearn.report.figure import frontier
+from locallearn.report.ink import css_colors, inline
+from locallearn.report.material import Material
+from locallearn.report.networktimes import Times
+from locallearn.report.targets import Target
+from locallearn.report.web import costs, origin, results
+from locallearn.report.web.elements import Html, figures, section, tag, together
+from locallearn.words import size
+
+EMBEDDED = 3 * 2**20
+"""Bytes: a longer table is not carried in the page."""
+
+
+def page(material: Material, wanted: Mapping[str, Target | None], times: Mapping[str, Sequence[Times]], csv: bytes, command: str) -> str:
+    """The whole of it, as HTML. csv: results.csv. command: what was typed."""
+    levels = {panel: target.accuracy for panel, target in wanted.items() if target}
+    sections = [
+        results.findings(material),
+        _frontier(material),
+        results.targets(material, wanted) if wanted else Html(""),
+        _curves(material, levels),
+        costs.traffic(material, _traffic(material)) if material.panels else Html(""),
+        _depth(material),
+        costs.networks(times, wanted, material) if times else Html(""),
+        results.statistics(material),
+        origin.rules(material),
+        origin.failures(material),
+        origin.provenance(material),
+        origin.reproduce(material, command),
+    ]
+    title = ", ".join(dict.fromkeys(str(row["sweep"] or "runs") for row in material.last))
+    head = [
+        Html('<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'),
+        Html("<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">"),
+        tag("title", f"{title} · locallearn"),
+        Html(f"<style>{_style()}</style>"),
+    ]
+    main = tag("main", _header(material, title, csv, command), _nav(sections), *sections)
+    return f'<!DOCTYPE html>\n<html lang="en">\n<head>{together(head)}</head>\n<body>\n{main}\n</body>\n</html>\n'
+
+
+@cache
+def _style() -> str:
+    """Colours for light and dark screens; paper is light."""
+    text = Path(__file__).with_name("style.css").read_text()
+    light, dark = (f":root {{ {css_colors(dark)} }}" for dark in (False, True))
+    return f"{light}\n@media screen and (prefers-color-scheme: dark) {{ {dark} }}\n{text}"
+
+
+def _header(material: Material, title: str, csv: bytes, command: str) -> Html:
+    states = Counter(str(row["state"]) for row in material.last)
+    tiles: dict[str, object] = {"runs": states.total(), "finished": states[FINISHED], "failed": states[FAILED]}
+    tiles["diverged"] = len(material.diverged)
+    tiles |= {state: count for state, count in states.items() if state not in (FINISHED, FAILED)}
+    tiles["bytes, all runs"] = size(sum(row.get("bytes") or 0 for row in material.last))
+    boxes = [tag("div", tag("dt", name), tag("dd", value)) for name, value in tiles.items()]
+    made = f"Made {now()} by locallearn{f', commit {found}' if (found := commit()) else ''}: "
+    note = tag("p", made, tag("code", command), class_="quiet")
+    return together([tag("h1", title), note, tag("dl", *boxes, class_="tiles"), _table_link(csv)])
+
+
+def _table_link(csv: bytes) -> Html:
+    if len(csv) > EMBEDDED:
+        return tag("p", tag("a", "results.csv", href="results.csv"), f" beside this page has a row for each evaluation ({size(len(csv))}).")
+    link = tag("a", "results.csv", href=f"data:text/csv;base64,{base64.b64encode(csv).decode()}", download="results.csv")
+    return tag("p", link, f", a row for each evaluation, is inside this page ({size(len(csv))}).")
+
+
+def _nav(sections: Sequence[Html]) -> Html:
+    heads = [re.match(r'<section id="(\w+)"><h2>(.*?)</h2>', part) for part in sections]
+    return tag("nav", *(tag("a", Html(found[2]), href=f"#{found[1]}") for found in heads if found), aria_label="Sections")
+
+
+def _drawn(material: Material, name: str, draw: Any, told: str) -> list[Html]:
+    """One drawing for each task."""
+    found = [(k, panel, draw(panel)) for k, panel in enumerate(material.panels)]
+    return [Html(inline(drawing, f"{name}{k}", f"{panel}: {told}")) for k, panel, drawing in found if drawing is not None]
+
+
+def _frontier(material: Material) -> Html:
+    drawings = _drawn(
+        material,
+        "frontier",
+        lambda panel: frontier(material.panels[panel], material.colors, material.markers, material.baseline),
+        "test accuracy against bytes sent; the numbers are in the table below",
+    )
+    caption = (
+        "Test accuracy against all bytes that crossed a shard boundary in training (framed, without evaluation). "
+        "Points are means over seeds, bars 95 % intervals, dashes single seeds; baselines are hollow; the grey steps are the Pareto front."
+    )
+    tables = [results.results(material, panel) for panel in material.panels]
+    seeds = tag("p", "± is half of the 95 % interval of the mean (Student's t); one seed has none.", class_="quiet")
+    return section("frontier", "Accuracy against bytes", figures(drawings, caption, "frontier"), *tables, seeds) if drawings else Html("")
+
+
+def _curves(material: Material, levels: Mapping[str, float]) -> Html:
+    parts = []
+    for against, words in (("examples", "examples seen"), ("bytes", "bytes sent")):
+        drawn = {panel: curves(material, [panel], against, levels) for panel in material.panels}
+        drawings = _drawn(material, f"curve-{against}", drawn.get, f"curves against {words}")
+        caption = f"Means over seeds against {words}; bands from the lowest to the highest seed; baselines dashed."
+        parts.append(figures(drawings, caption, f"curves-{against}"))
+    return section("curves", "Learning curves", *parts)
+
+
+def _traffic(material: Material) -> Html:
+    drawings = _drawn(
+        material, "traffic", lambda panel: traffic(material, [panel]), "what share of a step's bytes each kind of message has"
+    )
+    return figures(drawings, "What a training step sends, by kind of message.", "traffic")
+
+
+def _depth(material: Material) -> Html:
+    parts = []
+    for k, panel in enumerate(material.panels):
+        drawing = depth(material, panel)
+        if drawing is not None:
+            name = "depth" if len(material.panels) == 1 else f"depth-{k}"
+            told = f"{panel}: diagnostics at the end of training by depth, means over seeds"
+            parts.append(figures([Html(inline(drawing, name, told))], told, name))
+    return section("depth", "By depth", *parts)
