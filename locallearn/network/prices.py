@@ -64,8 +64,9 @@ class Prices:
         return self._operations.get((name, self._like[block]), 0.0) * self._rate
 
     def message(self, name: str, block: int) -> float:
-        """Framed bytes."""
-        return self._bytes[name, self._like[block]]
+        """Framed bytes. Near its ends the run's chain may leave out what those of a longer one's middle send: the nearest block's, then."""
+        like = self._like[block]
+        return min((abs(sender - like), size) for (message, sender), size in self._bytes.items() if message == name)[1]
 
 
 def likenesses(blocks: int, count: int) -> list[int]:

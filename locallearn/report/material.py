@@ -117,10 +117,10 @@ class Material:
 
     @cached_property
     def sweeps(self) -> dict[str, str]:
-        """The text of every sweep.yaml, by its folder relative to the root."""
+        """What was asked for, from every sweep.yaml, by its folder's name; without the list of runs that follows."""
         folders = {(self.root / str(row["run"])).parent.parent for row in self.last} | {self.root}
         found = sorted(folder / "sweep.yaml" for folder in folders if (folder / "sweep.yaml").exists())
-        return {path.parent.name: path.read_text() for path in found}
+        return {path.parent.name: path.read_text().partition("\nruns:")[0] + "\n" for path in found}
 
 
 @functools.cache

@@ -131,7 +131,7 @@ def test_sections_and_origin(text):
     heads = re.findall(r"<h2>(.*?)</h2>", text)
     assert heads == [
         *("What the runs say", "Accuracy against bytes", "To the target", "Learning curves", "Traffic", "By depth", "If the link were …"),
-        *("Differences to backprop", "Rules and settings", "Failures", "Provenance", "How to reproduce"),
+        *("Differences to baselines", "Rules and settings", "Failures", "Provenance", "How to reproduce"),
     ]
     told = words(text)
     assert "train.optimizer.rate 0.003" in told

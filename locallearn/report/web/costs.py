@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from locallearn.networks import NETWORKS
 from locallearn.report.material import Material
-from locallearn.report.networktimes import Times
+from locallearn.report.networktimes import WIDE, Times
 from locallearn.report.summary import Group, foremost
 from locallearn.report.targets import Target
 from locallearn.report.web.elements import Html, bullets, details, named, section, table, tag, together
@@ -98,6 +98,7 @@ def networks(times: Mapping[str, Sequence[Times]], wanted: Mapping[str, Target |
         rows = [[named(material, each.group), *(_time(each.seconds[name], least[name]) for name in NETWORKS)] for each in told]
         until = f"to a validation accuracy of {target.accuracy:.1%}" if target else "to the end of training"
         parts += [tag("h3", f"{panel}, {until}"), table(["", *NETWORKS], rows)]
+        parts.append(_shards(material, own))
         missing = [f"{each.group.name.replace('_', ' ')}: {each.why}" for each in own if not each.seconds]
         parts.append(details(f"Not in this table ({len(missing)})", bullets(missing)) if missing else "")
     text = (
@@ -112,6 +113,14 @@ def networks(times: Mapping[str, Sequence[Times]], wanted: Mapping[str, Target |
         *parts,
         details("Networks", bullets(known)),
     )
+
+
+def _shards(material: Material, own: Sequence[Times]) -> Html:
+    rows = [each for each in own if each.shards]
+    counts = sorted({count for each in rows for count in each.shards})
+    cells = [[named(material, each.group), *(span(each.shards[n]) if n in each.shards else "–" for n in counts)] for each in rows]
+    text = f"The same on {WIDE}, cut into more shards, the blocks of the middle recurring:"
+    return together([tag("p", text), table(["shards", *counts], cells)]) if rows else Html("")
 
 
 def _time(seconds: float, least: float) -> Html:

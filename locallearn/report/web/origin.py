@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from locallearn.experiment.store import FINISHED, Store
@@ -116,10 +116,5 @@ def reproduce(material: Material, command: str) -> Html:
         command,
     ]
     more = [tag("p", f"{len(commands) - 12} commands more in the runs' meta.json.")] if len(commands) > 12 else []
-    sweeps = [details(f"{name}/sweep.yaml", code(text)) for name, text in _short(material.sweeps.items())]
+    sweeps = [details(f"{name}/sweep.yaml", code(text)) for name, text in material.sweeps.items()]
     return section("reproduce", "How to reproduce", code("\n".join(lines)), *more, *sweeps)
-
-
-def _short(sweeps: Iterable[tuple[str, str]], limit: int = 20_000) -> list[tuple[str, str]]:
-    """Long lists of runs are cut off: the file beside the runs has them."""
-    return [(name, text if len(text) <= limit else f"{text[:limit]}\n…") for name, text in sweeps]
