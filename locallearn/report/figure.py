@@ -22,6 +22,7 @@ from locallearn.report.ink import (
     shorter,
 )
 from locallearn.report.labels import Label, boxes_of_line, boxes_of_points, place
+from locallearn.report.material import Material
 from locallearn.report.summary import Group, foremost, pareto, reference
 
 NAMED, CROWD, FEWER = 14, 40, 8
@@ -169,3 +170,13 @@ def _legend(figure: Any, markers: Palette, referred: bool) -> None:
     handles = [*(shapes if len(shapes) > 1 else []), *lines]
     columns = 3 if figure.get_figwidth() < 8 else 6
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=8, labelcolor=INK)
+
+
+def frontier_rows(material: Material) -> list[dict[str, Any]]:
+    """What the figure shows, a row for each combination."""
+    front = {id(group) for own in material.panels.values() for group in pareto(own)}
+    return [
+        {**g.facts, "baseline": material.baseline(g.rule), "bytes": g.bytes, **g.estimate._asdict(), "front": id(g) in front}
+        for own in material.panels.values()
+        for g in own
+    ]

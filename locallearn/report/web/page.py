@@ -8,13 +8,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from locallearn.experiment.provenance import commit, now
 from locallearn.experiment.store import FAILED, FINISHED
-from locallearn.report.bars import depth, traffic
-from locallearn.report.curves import curves
-from locallearn.report.figure import frontier
+from locallearn.report.drawings import BY_BYTES, BY_EXAMPLES, DEPTH, FRONTIER, TRAFFIC, Drawings, depth_file
 from locallearn.report.ink import css_colors, inline
 from locallearn.report.material import Material
 from locallearn.report.networktimes import Times
@@ -27,16 +24,16 @@ EMBEDDED = 3 * 2**20
 """Bytes: a longer table is not carried in the page."""
 
 
-def page(material: Material, wanted: Mapping[str, Target | None], times: Mapping[str, Sequence[Times]], csv: bytes, command: str) -> str:
+def page(drawings: Drawings, wanted: Mapping[str, Target | None], times: Mapping[str, Sequence[Times]], csv: bytes, command: str) -> str:
     """The whole of it, as HTML. csv: results.csv. command: what was typed."""
-    levels = {panel: target.accuracy for panel, target in wanted.items() if target}
+    material = drawings.material
     sections = [
         results.findings(material),
-        _frontier(material),
+        _frontier(drawings),
         results.targets(material, wanted) if wanted else Html(""),
-        _curves(material, levels),
-        costs.traffic(material, _traffic(material)) if material.panels else Html(""),
-        _depth(material),
+        _curves(drawings),
+        costs.traffic(material, _traffic(drawings)) if material.panels else Html(""),
+        _depth(drawings),
         costs.networks(times, wanted, material) if times else Html(""),
         results.statistics(material),
         origin.rules(material),
@@ -87,51 +84,42 @@ def _nav(sections: Sequence[Html]) -> Html:
     return tag("nav", *(tag("a", Html(found[2]), href=f"#{found[1]}") for found in heads if found), aria_label="Sections")
 
 
-def _drawn(material: Material, name: str, draw: Any, told: str) -> list[Html]:
+def _drawn(drawings: Drawings, name: str, told: str) -> list[Html]:
     """One drawing for each task."""
-    found = [(k, panel, draw(panel)) for k, panel in enumerate(material.panels)]
-    return [Html(inline(drawing, f"{name}{k}", f"{panel}: {told}")) for k, panel, drawing in found if drawing is not None]
+    found = [(k, panel, drawings.draw(name, panel)) for k, panel in enumerate(drawings.material.panels)]
+    return [Html(inline(drawing, f"{name}-{k}", f"{panel}: {told}")) for k, panel, drawing in found if drawing is not None]
 
 
-def _frontier(material: Material) -> Html:
-    drawings = _drawn(
-        material,
-        "frontier",
-        lambda panel: frontier(material.panels[panel], material.colors, material.markers, material.baseline),
-        "test accuracy against bytes sent; the numbers are in the table below",
-    )
+def _frontier(drawings: Drawings) -> Html:
+    drawn = _drawn(drawings, FRONTIER, "test accuracy against bytes sent; the numbers are in the table below")
     caption = (
         "Test accuracy against all bytes that crossed a shard boundary in training (framed, without evaluation). "
         "Points are means over seeds, bars 95 % intervals, dashes single seeds; baselines are hollow; the grey steps are the Pareto front."
     )
-    tables = [results.results(material, panel) for panel in material.panels]
+    tables = [results.results(drawings.material, panel) for panel in drawings.material.panels]
     seeds = tag("p", "± is half of the 95 % interval of the mean (Student's t); one seed has none.", class_="quiet")
-    return section("frontier", "Accuracy against bytes", figures(drawings, caption, "frontier"), *tables, seeds) if drawings else Html("")
+    return section("frontier", "Accuracy against bytes", figures(drawn, caption, FRONTIER), *tables, seeds) if drawn else Html("")
 
 
-def _curves(material: Material, levels: Mapping[str, float]) -> Html:
+def _curves(drawings: Drawings) -> Html:
     parts = []
-    for against, words in (("examples", "examples seen"), ("bytes", "bytes sent")):
-        drawn = {panel: curves(material, [panel], against, levels) for panel in material.panels}
-        drawings = _drawn(material, f"curve-{against}", drawn.get, f"curves against {words}")
-        caption = f"Means over seeds against {words}; bands from the lowest to the highest seed; baselines dashed."
-        parts.append(figures(drawings, caption, f"curves-{against}"))
+    for name, against in ((BY_EXAMPLES, "examples seen"), (BY_BYTES, "bytes sent")):
+        caption = f"Means over seeds against {against}; bands from the lowest to the highest seed; baselines dashed."
+        parts.append(figures(_drawn(drawings, name, f"curves against {against}"), caption, name))
     return section("curves", "Learning curves", *parts)
 
 
-def _traffic(material: Material) -> Html:
-    drawings = _drawn(
-        material, "traffic", lambda panel: traffic(material, [panel]), "what share of a step's bytes each kind of message has"
-    )
-    return figures(drawings, "What a training step sends, by kind of message.", "traffic")
+def _traffic(drawings: Drawings) -> Html:
+    drawn = _drawn(drawings, TRAFFIC, "what share of a step's bytes each kind of message has")
+    return figures(drawn, "What a training step sends, by kind of message.", TRAFFIC)
 
 
-def _depth(material: Material) -> Html:
+def _depth(drawings: Drawings) -> Html:
+    panels = list(drawings.material.panels)
     parts = []
-    for k, panel in enumerate(material.panels):
-        drawing = depth(material, panel)
+    for k, panel in enumerate(panels):
+        drawing = drawings.draw(DEPTH, panel)
         if drawing is not None:
-            name = "depth" if len(material.panels) == 1 else f"depth-{k}"
             told = f"{panel}: diagnostics at the end of training by depth, means over seeds"
-            parts.append(figures([Html(inline(drawing, name, told))], told, name))
+            parts.append(figures([Html(inline(drawing, f"{DEPTH}-{k}", told))], told, depth_file(k, panels)))
     return section("depth", "By depth", *parts)
