@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -79,9 +78,11 @@ def groups_of(rows: Sequence[Row]) -> list[Group]:
 
 def _told_apart(groups: Sequence[Group], firsts: Sequence[Row]) -> list[Group]:
     """Combinations of several sweeps that would have one name have their sweep's in it."""
-    names = Counter((group.panel, group.name) for group in groups)
+    sweeps: dict[tuple[str, str], set[str]] = {}
+    for group, row in zip(groups, firsts, strict=True):
+        sweeps.setdefault((group.panel, group.name), set()).add(str(row.get("sweep") or ""))
     return [
-        replace(group, variant=f"{group.variant} {row.get('sweep') or ''}".strip()) if names[group.panel, group.name] > 1 else group
+        replace(group, variant=f"{group.variant} {row.get('sweep') or ''}".strip()) if len(sweeps[group.panel, group.name]) > 1 else group
         for group, row in zip(groups, firsts, strict=True)
     ]
 

@@ -93,6 +93,13 @@ def test_variants_of_a_rule_are_told_apart():
     assert [group.label for group in groups_of(rows)] == ["pc steps 5", "pc steps 20", "backprop on ray"]
 
 
+def test_sweeps_are_told_apart_where_nothing_else_does():
+    facts = {"task": "t", "data": "d", "rule": "pc", "codecs": "exact", "fabric": "fused", "state": "interrupted"}
+    rows = [{**facts, "run": f"{sweep}/pc-0/seed-0", "sweep": sweep} for sweep in ("one", "two")]
+    assert [group.label for group in groups_of(rows)] == ["pc one", "pc two"]
+    assert [group.label for group in groups_of(rows[:1])] == ["pc"]
+
+
 def test_nothing_finished(tmp_path):
     write_run(tmp_path, "backprop", "exact", 0, ending=False)
     rows = rows_below(tmp_path)
