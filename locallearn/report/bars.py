@@ -54,7 +54,7 @@ def _bars(axes: Any, rows: Sequence[tuple[Group, Mapping[str, float]]], colors: 
             axes.barh(line, amount / total, left=left, height=0.66, color=colors[kind], linewidth=0)
             left += amount / total
         axes.text(1.02, line, size(total), va="center", fontsize=8, color=INK)
-    axes.set_yticks(range(len(rows)), [shorter(group.name.replace("_", " "), 26) for group, _ in rows], fontsize=8)
+    axes.set_yticks(range(len(rows)), [shorter(group.name.replace("_", " "), 30) for group, _ in rows], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.22)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25%", "50%", "75%", "100%"])

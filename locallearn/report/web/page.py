@@ -106,7 +106,7 @@ def _curves(drawings: Drawings) -> Html:
     for name, against in ((BY_EXAMPLES, "examples seen"), (BY_BYTES, "bytes sent")):
         caption = f"Means over seeds against {against}; bands from the lowest to the highest seed; baselines dashed."
         parts.append(figures(_drawn(drawings, name, f"curves against {against}"), caption, name))
-    return section("curves", "Learning curves", *parts)
+    return section("curves", "Learning curves", tag("div", *parts, class_="drawings")) if any(parts) else Html("")
 
 
 def _traffic(drawings: Drawings) -> Html:
