@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from locallearn.errors import LocallearnError
 from locallearn.networks import NETWORKS
 from locallearn.report.material import Material
 from locallearn.report.summary import Group, foremost
 from locallearn.report.targets import first_reaching
+
+if TYPE_CHECKING:
+    from locallearn.network.predict import Course
 
 TOLD = 8
 """Groups in all: each costs most of a second."""
@@ -28,7 +31,7 @@ class Times(NamedTuple):
     group: Group
     seconds: Mapping[str, float]
     why: str = ""
-    run: str = ""
+    course: Course | None = None
     shards: Mapping[int, float] = MappingProxyType({})
 
 
@@ -42,26 +45,25 @@ def network_times(material: Material, targets: Mapping[str, float]) -> dict[str,
         absent = [group for group in foremost(groups, each) if not runs[id(group)]]
         told = [_times(material, group, runs[id(group)], targets.get(panel)) for group in there]
         missed = [Times(group, {}, "most seeds never reach the target") for group in absent]
-        found[panel] = [*_wider(material, told, targets.get(panel)), *missed]
+        found[panel] = [*_wider(material, told), *missed]
     return found
 
 
-def _wider(material: Material, told: Sequence[Times], accuracy: float | None) -> Iterator[Times]:
+def _wider(material: Material, told: Sequence[Times]) -> Iterator[Times]:
     """The reference, and the fastest of the rules that are no baselines, on more shards than they had, too."""
-    from locallearn.network.predict import course_of, predict
+    from locallearn.network.predict import predict
 
     known = [times for times in told if times.seconds]
     others = [times for times in known if not material.baseline(times.group.rule)]
-    shown = [times.run for times in known if times.group is material.reference(times.group.panel)]
-    shown += [min(others, key=lambda times: times.seconds[WIDE]).run] if others else []
+    shown = [times.course for times in known if times.group is material.reference(times.group.panel)]
+    shown += [min(others, key=lambda times: times.seconds[WIDE]).course] if others else []
     for times in told:
-        if times.run not in shown:
+        if times.course and any(times.course is course for course in shown):
+            own = max(stage.wiring.shards for stage, _ in times.course.phases)
+            wider = {count: predict(times.course, NETWORKS[WIDE], count).seconds for count in SHARDS if count > own}
+            yield times._replace(shards={own: times.seconds[WIDE], **wider})
+        else:
             yield times
-            continue
-        course = course_of(material.root / times.run, accuracy)
-        own = max(stage.wiring.shards for stage, _ in course.phases)
-        wider = {count: predict(course, NETWORKS[WIDE], count).seconds for count in SHARDS if count > own}
-        yield times._replace(shards={own: times.seconds[WIDE], **wider})
 
 
 def _median_run(material: Material, group: Group, accuracy: float | None) -> str:
@@ -78,7 +80,7 @@ def _times(material: Material, group: Group, run: str, accuracy: float | None) -
 
     try:
         course = course_of(material.root / run, accuracy)
-        return Times(group, {name: predict(course, network).seconds for name, network in NETWORKS.items()}, run=run)
+        return Times(group, {name: predict(course, network).seconds for name, network in NETWORKS.items()}, course=course)
     except LocallearnError as error:
         return Times(group, {}, str(error).removeprefix(f"{material.root / run}: "))
 
