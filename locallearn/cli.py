@@ -235,11 +235,13 @@ def time(folder: Path, networks: tuple[str, ...], shards: tuple[int, ...], accur
 
 @cli.command()
 @click.argument("folder", type=click.Path(path_type=Path), default="runs")
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="Where the files go; by default into FOLDER.")
-def report(folder: Path, out: Path | None) -> int:
-    """Draw accuracy against bytes; write the table.
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Another folder than FOLDER, or the page's file: `x/report.html`.")
+@click.option("--tensorboard", is_flag=True, help="Write event files for TensorBoard, too.")
+def report(folder: Path, out: Path | None, tensorboard: bool) -> int:
+    """Show what runs reached, for how many bytes.
 
-    Writes frontier.svg, frontier.png and results.csv.
+    Writes report.html, one page to read in a browser, results.csv, and the
+    figures as SVG and PDF with their numbers beside them.
 
     \b
     Example:
@@ -247,7 +249,7 @@ def report(folder: Path, out: Path | None) -> int:
     """
     from locallearn.report import commands
 
-    return commands.report(folder, out)
+    return commands.report(folder, out, tensorboard)
 
 
 @cli.command()

@@ -39,7 +39,8 @@ def now() -> str:
 
 def command(words: Sequence[str]) -> str:
     """The command line, with the program by its name and files relative to the working directory."""
-    return shlex.join([Path(words[0] or "python").name, *map(relative, words[1:])])
+    program = Path(words[0] or "python").name
+    return shlex.join([*(["python", "-m", "locallearn"] if program == "__main__.py" else [program]), *map(relative, words[1:])])
 
 
 def relative(word: str) -> str:

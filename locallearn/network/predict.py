@@ -59,7 +59,9 @@ def course_of(folder: Path, accuracy: float | None = None, step_seconds: float |
             best = max((record["validation_accuracy"] or 0 for record in result.curve), default=0)
             raise LocallearnError(f"{folder}: never had a validation accuracy of {accuracy:g}; its best was {best:.4f}")
         steps = reached[0]
-    stages = Store(folder).read("plan.json")["stages"]
+    stages = Store(folder).read("plan.json").get("stages")
+    if stages is None:
+        raise LocallearnError(f"{folder}: plan.json is missing, or knows no stages")
     phases = [
         (network(result.config, number), min(stage["stop"], steps) - stage["start"])
         for number, stage in enumerate(stages)

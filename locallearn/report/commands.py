@@ -69,14 +69,14 @@ def _conclude(course: Course, quiet: bool) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def report(folder: Path, out: Path | None) -> int:
-    """`locallearn report`."""
+def report(folder: Path, out: Path | None, tensorboard: bool = False) -> int:
+    """`locallearn report`. out: a folder, or the page's file in it."""
     from locallearn.report.report import write_report
 
     rows = rows_below(folder)
     if not rows:
         raise LocallearnError(f"{folder}: there are no runs here")
-    written = write_report(rows, out or folder)
+    written = write_report(rows, folder, out, tensorboard)
     print("\n\n".join(part for part in (summary(rows), endings(rows)) if part))
     print()
     for path in written:

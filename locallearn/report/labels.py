@@ -51,9 +51,8 @@ def place(axes: Any, labels: Sequence[Label], taken: Sequence[Box], size: float 
         text = axes.text(0, 0, label.text, fontsize=size, color=label.color, va="bottom", ha="left", zorder=5)
         text.set_path_effects([withStroke(linewidth=2, foreground="white")])
         extent = text.get_window_extent(renderer)
-        priced = [(cost(spot, known, frame, scale), spot) for spot in _spots(axes, label, extent.width, extent.height)]
         texts.append(text)
-        choices.append(sorted(priced, key=lambda item: item[0])[:TRIED])
+        choices.append(_cheapest(list(_spots(axes, label, extent.width, extent.height)), known, frame, scale))
     for text, spot in zip(texts, best_together(choices, scale), strict=True):
         text.set_position(axes.transData.inverted().transform(spot.box[:2]))
         if spot.far > NEAR:
@@ -63,24 +62,27 @@ def place(axes: Any, labels: Sequence[Label], taken: Sequence[Box], size: float 
 
 def best_together(choices: Sequence[Sequence[tuple[float, Spot]]], scale: float) -> list[Spot]:
     """One spot for each name, of its (cost, spot) pairs: every name in turn chooses first, and the cheapest of these rounds wins."""
+    prices = [np.array([price for price, _ in pairs]) for pairs in choices]
+    rooms = [np.array([_room(spot) for _, spot in pairs]) for pairs in choices]
     rounds = []
     for first in range(len(choices)):
-        chosen: dict[int, tuple[float, Spot]] = {}
+        chosen: dict[int, int] = {}
+        total = 0.0
         for k in [*range(first, len(choices)), *range(first)]:
-            others = np.array([box for _, spot in chosen.values() for box in _room(spot)]).reshape(-1, 4)
-            both = [(price + _crowding(spot, others, scale), spot) for price, spot in choices[k]]
-            chosen[k] = min(both, key=lambda item: item[0])
-        rounds.append((sum(price for price, _ in chosen.values()), [chosen[k][1] for k in range(len(choices))]))
-    return min(rounds, key=lambda item: item[0])[1] if rounds else []
+            others = np.concatenate([rooms[j][c] for j, c in chosen.items()]) if chosen else np.zeros((0, 4))
+            both = prices[k] + 8 * overlap(rooms[k], others).sum(-1) / scale
+            chosen[k] = int(np.argmin(both))
+            total += both[chosen[k]]
+        rounds.append((total, chosen))
+    chosen = min(rounds, key=lambda item: item[0])[1] if rounds else {}
+    return [choices[k][chosen[k]][1] for k in range(len(choices))]
 
 
 def _room(spot: Spot) -> list[Box]:
+    """What a name takes up, with its line: as many boxes for every spot."""
     left, bottom, right, top = spot.box
-    return [(left - GAP, bottom, right + GAP, top), *(_along([_leader(spot)], 1.0, 8) if spot.far > NEAR else ())]
-
-
-def _crowding(spot: Spot, others: np.ndarray, scale: float) -> float:
-    return sum(8 * overlap(box, others) / scale for box in _room(spot))
+    line = _along([_leader(spot)], 1.0, 8) if spot.far > NEAR else [(0.0, 0.0, 0.0, 0.0)] * 9
+    return [(left - GAP, bottom, right + GAP, top), *line]
 
 
 def _spots(axes: Any, label: Label, width: float, height: float) -> Iterator[Spot]:
@@ -94,24 +96,28 @@ def _spots(axes: Any, label: Label, width: float, height: float) -> Iterator[Spo
             yield Spot((x, y), (left, bottom, left + width, bottom + height), far, 0.3 * rank + 0.05 * turn)
 
 
-def cost(spot: Spot, taken: np.ndarray, frame: Box, scale: float) -> float:
-    """What a spot covers, how far off it is, what its line would cross; far more for leaving the frame."""
-    box = spot.box
-    outside = max(0.0, frame[0] - box[0]) + max(0.0, box[2] - frame[2]) + max(0.0, frame[1] - box[1]) + max(0.0, box[3] - frame[3])
-    total = 1000 * outside + 4 * overlap(box, taken) / scale + spot.far + 10 * spot.rank
-    if spot.far > NEAR:
-        crossed = sum(overlap(piece, taken) > 0 for piece in _along([_leader(spot)], 0.5)[3:])
-        total += 60 + 40 * crossed
-    return total
+def _cheapest(spots: Sequence[Spot], taken: np.ndarray, frame: Box, scale: float) -> list[tuple[float, Spot]]:
+    """The best of the spots, with what they cost: what a name covers there, how far off it is, what its line would cross; far more for
+    leaving the frame."""
+    boxes = np.array([spot.box for spot in spots])
+    outside = np.clip(np.array(frame[:2]) - boxes[:, :2], 0, None).sum(1) + np.clip(boxes[:, 2:] - np.array(frame[2:]), 0, None).sum(1)
+    near = (taken[:, :2] <= boxes[:, 2:].max(0)).all(1) & (taken[:, 2:] >= boxes[:, :2].min(0)).all(1)
+    taken = taken[near]  # of hundreds of points, few are where this name could be
+    apart = np.array([spot.far + 10 * spot.rank + 60 * (spot.far > NEAR) for spot in spots])
+    costs = 1000 * outside + 4 * overlap(boxes, taken) / scale + apart
+    best = []
+    for k in np.argsort(costs, kind="stable")[:TRIED]:
+        lines = np.array(_along([_leader(spots[k])], 0.5)[3:]) if spots[k].far > NEAR else np.zeros((0, 4))
+        best.append((float(costs[k]) + 40 * int(np.count_nonzero(overlap(lines, taken))), spots[k]))
+    return sorted(best, key=lambda item: item[0])
 
 
-def overlap(box: Box, others: np.ndarray) -> float:
-    """Area that a box shares with others, [N, 4]."""
-    if not len(others):
-        return 0.0
-    width = np.minimum(box[2], others[:, 2]) - np.maximum(box[0], others[:, 0])
-    height = np.minimum(box[3], others[:, 3]) - np.maximum(box[1], others[:, 1])
-    return float(np.sum(np.clip(width, 0, None) * np.clip(height, 0, None)))
+def overlap(boxes: Any, others: np.ndarray) -> np.ndarray:
+    """The area that each box, [..., 4], shares with others, [N, 4]: [...]."""
+    boxes = np.asarray(boxes, float)[..., None, :]
+    width = np.minimum(boxes[..., 2], others[:, 2]) - np.maximum(boxes[..., 0], others[:, 0])
+    height = np.minimum(boxes[..., 3], others[:, 3]) - np.maximum(boxes[..., 1], others[:, 1])
+    return (np.maximum(width, 0) * np.maximum(height, 0)).sum(-1)
 
 
 def _leader(spot: Spot) -> list[tuple[float, float]]:

@@ -1,24 +1,65 @@
-"""`locallearn report`: the figure and the table of all runs below a directory."""
+"""`locallearn report`: the page, the table and the figures of all runs below a directory."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from locallearn.experiment.files import make_folder
-from locallearn.report.summary import groups_of
-from locallearn.report.table import Row, write_csv
+from locallearn.experiment.files import make_folder, write_whole
+from locallearn.report.drawings import Drawings
+from locallearn.report.ink import save
+from locallearn.report.material import Material
+from locallearn.report.networktimes import network_times, time_rows
+from locallearn.report.table import Row, to_csv
+from locallearn.report.targets import target_of
+from locallearn.report.tensorboard import write_events
+from locallearn.report.web.page import page
+
+PAGE = "report.html"
 
 
-def write_report(rows: Sequence[Row], folder: Path) -> list[Path]:
-    """results.csv, frontier.svg and frontier.png; the paths that were written. If no finished run sent anything there is no figure."""
-    from locallearn.report.figure import frontier, save
+def write_report(rows: Sequence[Row], root: Path, out: Path | None = None, tensorboard: bool = False) -> list[Path]:
+    """report.html, results.csv beside it, and the folder `figures`; the paths that were written. Without a finished run there is no figure.
 
+    rows: those of the runs below `root`. out: the folder, or the page's own name in it if that ends in `.html`; by default `root`.
+    tensorboard: whether to write its event files, too.
+    """
+    out = out or root
+    folder, name = (out.parent, out.name) if out.suffix == ".html" else (out, PAGE)
+    material = Material(root, rows)
     make_folder(folder)
-    write_csv(folder / "results.csv", rows)
-    written = [folder / "results.csv"]
-    groups = [group for group in groups_of(rows) if group.accuracies]
-    if any(group.bytes for group in groups):
-        figure = frontier(groups)
-        written += [save(figure, folder / "frontier.svg"), save(figure, folder / "frontier.png")]
+    table = to_csv(rows).encode()
+    write_whole(folder / "results.csv", lambda file: file.write(table))
+    wanted = {panel: target_of(material, panel) for panel in material.panels}
+    levels = {panel: target.accuracy for panel, target in wanted.items() if target}
+    times, drawings = network_times(material, levels), Drawings(material, levels)
+    figures: list[Path] = []
+    if material.panels:
+        figures += write_figures(drawings, folder / "figures")
+        write_table(folder / "figures" / "networks.csv", time_rows(times))
+    command = shlex.join(["locallearn", "report", str(root) if not root.is_absolute() else root.name])
+    text = page(drawings, wanted, times, table, command).encode()
+    write_whole(folder / name, lambda file: file.write(text))
+    written = [folder / name, folder / "results.csv", *figures]
+    if tensorboard:
+        write_events(material, folder / "tensorboard")
+        written.append(folder / "tensorboard")
     return written
+
+
+def write_figures(drawings: Drawings, folder: Path) -> Iterator[Path]:
+    """Each figure as SVG and PDF, with its numbers as CSV."""
+    make_folder(folder)
+    for file, (name, panels) in drawings.files().items():
+        figure = drawings.draw(name, *panels)
+        if figure is not None:
+            write_table(folder / f"{file}.csv", drawings.numbers(name, panels))
+            yield save(figure, folder / f"{file}.svg")
+            yield save(figure, folder / f"{file}.pdf")
+
+
+def write_table(path: Path, rows: Sequence[Row]) -> None:
+    """Rows with their own columns and no others."""
+    data = to_csv(rows, list(dict.fromkeys(key for row in rows for key in row))).encode()
+    write_whole(path, lambda file: file.write(data))

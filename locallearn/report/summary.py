@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
+from locallearn.report.spread import Estimate, estimate
 from locallearn.report.table import COLUMNS, DIAGNOSTIC, Row, combination_of, last_rows
 from locallearn.words import duration, size
 
+SLACK = 0.002
+"""Of accuracy: so much a reference may lose by its cheaper settings."""
 FIXED = ("task", "data.name", "codecs.default")
 
 
@@ -18,6 +22,7 @@ class Group:
     """The finished runs of one combination, over its seeds. panel: its task. variant: what sets it apart from others of its rule.
 
     diverged: how many of the finished runs did; they count with the accuracy that they had. unfinished: states of the other runs.
+    runs, seeds: of the tested runs, in the order of the accuracies. first: any run of it, finished or not.
     """
 
     panel: str
@@ -30,6 +35,24 @@ class Group:
     seconds: float
     diverged: int = 0
     unfinished: tuple[str, ...] = ()
+    runs: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    first: str = ""
+
+    @cached_property
+    def estimate(self) -> Estimate:
+        """Mean test accuracy and its 95 % interval. ValueError without a tested run."""
+        return estimate(self.accuracies)
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What it is, as the first columns of a table."""
+        return {"task": self.panel, "rule": self.rule, "variant": self.variant, "codecs": self.codecs}
+
+    @property
+    def by_seed(self) -> dict[int, float]:
+        """Test accuracies."""
+        return dict(zip(self.seeds, self.accuracies, strict=True))
 
     @property
     def label(self) -> str:
@@ -50,7 +73,18 @@ def groups_of(rows: Sequence[Row]) -> list[Group]:
         together.setdefault(combination_of(row), []).append(row)
         rules.setdefault(str(row["rule"]), []).append(row)
     telling = {rule: _telling(own) for rule, own in rules.items()}
-    return [_group(runs, telling[str(runs[0]["rule"])]) for runs in together.values()]
+    return _told_apart([_group(runs, telling[str(runs[0]["rule"])]) for runs in together.values()], [runs[0] for runs in together.values()])
+
+
+def _told_apart(groups: Sequence[Group], firsts: Sequence[Row]) -> list[Group]:
+    """Combinations of several sweeps that would have one name have their sweep's in it."""
+    sweeps: dict[tuple[str, str], set[str]] = {}
+    for group, row in zip(groups, firsts, strict=True):
+        sweeps.setdefault((group.panel, group.name), set()).add(str(row.get("sweep") or ""))
+    return [
+        replace(group, variant=f"{group.variant} {row.get('sweep') or ''}".strip()) if len(sweeps[group.panel, group.name]) > 1 else group
+        for group, row in zip(groups, firsts, strict=True)
+    ]
 
 
 def _telling(rows: Sequence[Row]) -> list[str]:
@@ -74,6 +108,9 @@ def _group(runs: Sequence[Row], telling: Sequence[str]) -> Group:
         seconds=statistics.median(row["seconds"] for row in tested) if tested else 0.0,
         diverged=sum(row.get("reason") == "diverged" for row in done),
         unfinished=tuple(row["state"] for row in runs if row["state"] != "finished"),
+        runs=tuple(str(row["run"]) for row in tested),
+        seeds=tuple(int(row["seed"] or 0) for row in tested),
+        first=str(first["run"]),
     )
 
 
@@ -90,8 +127,30 @@ def _word(key: str, value: Any) -> str:
 
 
 def reference(groups: Sequence[Group], panel: str) -> Group | None:
-    """What the others of a panel are compared with: backprop, every bit sent."""
-    return next((g for g in groups if g.panel == panel and g.rule == "backprop" and g.codecs == "exact" and g.accuracies), None)
+    """What the others of a panel are compared with: backprop, every bit sent; of several settings the cheapest near the best."""
+    known = [g for g in groups if g.panel == panel and g.rule == "backprop" and g.codecs == "exact" and g.accuracies]
+    best = max((g.estimate.mean for g in known), default=0.0)
+    return min((g for g in known if g.estimate.mean >= best - SLACK), key=lambda g: g.bytes, default=None)
+
+
+def pareto(groups: Sequence[Group]) -> list[Group]:
+    """Those whose mean accuracy no other has for the same bytes or fewer, by rising bytes."""
+    front: list[Group] = []
+    for group in sorted((g for g in groups if g.accuracies), key=lambda g: (g.bytes, -g.estimate.mean)):
+        if not front or group.estimate.mean > front[-1].estimate.mean:
+            front.append(group)
+    return front
+
+
+def foremost(groups: Sequence[Group], limit: int) -> list[Group]:
+    """At most so many of one panel, in their order: the reference, the front, the best of each rule, then the most accurate."""
+    tested = [group for group in groups if group.accuracies]
+    ranked = sorted(tested, key=lambda g: -g.estimate.mean)
+    best = {group.rule: group for group in reversed(ranked)}
+    against = [reference(tested, group.panel) for group in tested[:1]]
+    wanted = [*(group for group in against if group), *pareto(tested), *sorted(best.values(), key=lambda g: -g.estimate.mean), *ranked]
+    kept = list({id(group): None for group in wanted})[:limit]
+    return [group for group in tested if id(group) in kept]
 
 
 def summary(rows: Sequence[Row], width: int = 80) -> str:

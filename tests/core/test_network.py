@@ -162,6 +162,15 @@ def test_a_long_chain_repeats_the_middle():
     assert likenesses(5, 2) == [0, 4]
 
 
+def test_a_longer_chain_of_a_rule_whose_top_gets_nothing():
+    """Forward-Forward's last hidden block sends nothing up; in the middle of a longer chain its likeness does."""
+    found = stage("forward_forward", widths=(196, 20, 20, 20, 20, 10))
+    blocks = [found.blocks[k] for k in likenesses(5, 12)]
+    events = step_graph(found.rule, blocks, deal(12, 12), Prices(found, 50, 1.0, 12))
+    sent = {event.shard: event.cost for event in events if event.to == event.shard + 1 and event.cost > 1000}
+    assert sent == dict.fromkeys(range(10), 2 * 50 * 20 * 4 + 20)  # positive and negative examples, and a header
+
+
 def test_ten_thousand_shards_are_no_trouble():
     found = stage("mono_forward")
     blocks = [found.blocks[k] for k in likenesses(4, 2000)]

@@ -71,7 +71,8 @@ def test_the_quickstart_runs_and_draws(folder):
     assert "1-D strokes" in table
     assert "Fashion 14x14" in table
     call(report, folder)
-    assert (folder / report[2] / "frontier.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / report[2] / "report.html").read_text().startswith("<!DOCTYPE html>")
+    assert (folder / report[2] / "figures" / "frontier.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_ci_calls_the_readme():

@@ -183,7 +183,7 @@ def test_a_sweep_goes_on_after_a_failure(folder, capsys):
     assert yaml.safe_load((folder / "runs" / "all" / "sweep.yaml").read_text())["sweep"]["base"] == "tiny.yaml"
 
     assert code_of(["report", "runs/all", "-o", "figures"]) == 0
-    assert sorted(path.name for path in (folder / "figures").iterdir()) == ["frontier.png", "frontier.svg", "results.csv"]
+    assert sorted(path.name for path in (folder / "figures").iterdir()) == ["figures", "report.html", "results.csv"]
 
 
 def _names(folder):

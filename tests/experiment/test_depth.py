@@ -71,6 +71,9 @@ def test_show_and_report_tell_them(folder, capsys):
     shown = capsys.readouterr().out
     assert "by depth at the end\nblock  angle  parameter_norm" in shown
     assert "diagnostic_angle_0" in (folder / "results.csv").read_text().splitlines()[0]
+    page = (folder / "report.html").read_text()
+    assert "diagnostics at the end of training by depth" in page
+    assert "broadband" in page.split('id="networks"')[1].split("<table")[1]  # real runs have their times on networks
 
 
 def test_they_are_columns_of_their_own_and_vary_nothing(folder):
