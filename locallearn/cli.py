@@ -148,6 +148,7 @@ def run(path: Path, on: str, address: str | None, transport: str, network: str |
 @click.option("--dry-run", is_flag=True, help="List the runs and their bytes; run nothing.")
 @click.option("--retry-failed", is_flag=True, help="Try failed runs again.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first failure.")
+@click.option("-j", "--jobs", metavar="N", type=click.IntRange(1), default=1, help="Runs at a time, each in a process.")
 @click.option("--keep-going", is_flag=True, help="Go on even if the first runs all fail alike.")
 @on_option
 @address_option

@@ -19,8 +19,12 @@ SILENT_SECONDS = 60.0
 """A holder on another host whose file has not been touched for so long is gone."""
 
 
+class Held(StoreError):
+    """Another process runs it."""
+
+
 class Lock:
-    """The lock of a run directory, held by this process from `with` to its end; StoreError if another process holds it."""
+    """The lock of a run directory, held by this process from `with` to its end; Held if another process has it."""
 
     def __init__(self, directory: Path):
         self.directory, self.path = directory, directory / "lock"
@@ -31,7 +35,7 @@ class Lock:
             holder = holder_of(self.directory)
             if holder is not None:
                 where = f"process {holder['pid']} on {holder['host']}"
-                raise StoreError(f"{self.directory}: {where} is running it; wait for it or stop it first")
+                raise Held(f"{self.directory}: {where} is running it; wait for it or stop it first")
             mine = {"host": socket.gethostname(), "pid": os.getpid(), "begun": _begun(os.getpid())}
             write_whole(self.path, lambda file: file.write(json.dumps(mine).encode()))
         self._beat = threading.Thread(target=self._beats, daemon=True)

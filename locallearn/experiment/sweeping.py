@@ -1,10 +1,11 @@
-"""Running a sweep: one run after the other; a run that fails is noted and the sweep goes on."""
+"""Running a sweep: one run after the other, or several at a time; a run that fails is noted and the sweep goes on."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,10 +13,12 @@ from typing import Any, NamedTuple
 from locallearn.config.sweep import Run, Sweep
 from locallearn.errors import LocallearnError
 from locallearn.experiment.files import make_folder, write_whole
+from locallearn.experiment.lock import Held
+from locallearn.experiment.parallel import kept, spread
 from locallearn.experiment.prepare import load_data
 from locallearn.experiment.provenance import commit, relative
-from locallearn.experiment.result import Result
-from locallearn.experiment.run import FailedBefore, How, Interrupted, execute, seed_name
+from locallearn.experiment.result import Result, load
+from locallearn.experiment.run import FailedBefore, How, Interrupted, execute, seed_name, silent
 from locallearn.experiment.store import FAILED, FINISHED, RUNNING, Store
 
 ALIKE = 3
@@ -29,15 +32,29 @@ class Begun(NamedTuple):
     run: Run
 
 
+class Failure(NamedTuple):
+    """Why a run failed. kind: of error, by its name. earlier: in an earlier pass, and it was not tried again."""
+
+    kind: str
+    text: str
+    earlier: bool
+
+    @classmethod
+    def of(cls, error: Exception) -> Failure:
+        """In words that cross from one process to another."""
+        return cls(type(error).__name__, str(error), isinstance(error, FailedBefore))
+
+
 class Outcome(NamedTuple):
     """What became of a run. before: the state that it was found in. state: `finished`, `failed`, or `running` by another process."""
 
+    number: int
     run: Run
     directory: Path
     before: str
     state: str
     result: Result | None = None
-    error: Exception | None = None
+    failure: Failure | None = None
 
 
 class Planned(NamedTuple):
@@ -51,8 +68,8 @@ class Planned(NamedTuple):
 class Course:
     """One pass over the runs of a sweep.
 
-    folder: below which each run has its directory. how: for each run; its `tell` hears the run's own events. tell: called with a
-    Planned, then for each run with a Begun and its Outcome.
+    folder: below which each run has its directory. how: for each run; its `tell` hears the run's own events, if there is one run at a
+    time. tell: called with a Planned, then for each run with a Begun and its Outcome. jobs: runs at a time.
     """
 
     folder: Path
@@ -61,6 +78,7 @@ class Course:
     retry_failed: bool = False
     fail_fast: bool = False
     keep_going: bool = False
+    jobs: int = 1
     outcomes: list[Outcome] = field(default_factory=list)
 
     def directory(self, run: Run) -> Path:
@@ -74,39 +92,77 @@ class Course:
     def go(self, runs: Sequence[Run]) -> list[Outcome]:
         """Run them all, in order. Interrupted when it is asked to stop."""
         self.tell(self.states(runs))
-        how = replace(self.how, load=functools.lru_cache(maxsize=2)(load_data), retry=self.retry_failed)
-        for number, run in enumerate(runs, start=1):
-            self.tell(Begun(number, run))
-            outcome = self._one(run, replace(how, varied=run.varied))
-            self.outcomes.append(outcome)
-            self.tell(outcome)
-            if outcome.state == FAILED:
+        numbered = list(enumerate(runs, start=1))
+        for news in self._side_by_side(numbered) if self.jobs > 1 else self._in_turn(numbered):
+            if isinstance(news, Outcome):
+                self.outcomes.append(news)
+            self.tell(news)
+            if isinstance(news, Outcome) and news.state == FAILED:
                 self._consider()
         return self.outcomes
 
-    def _one(self, run: Run, how: How) -> Outcome:
-        directory = self.directory(run)
-        before = Store(directory).state
-        if before == RUNNING:
-            return Outcome(run, directory, before, RUNNING)
-        try:
-            return Outcome(run, directory, before, FINISHED, execute(run.config, how, directory))
-        except Interrupted:
-            raise
-        except Exception as error:  # whatever it is: one run's trouble is not the next one's
-            return Outcome(run, directory, before, FAILED, error=error)
+    def _in_turn(self, runs: Sequence[tuple[int, Run]]) -> Iterator[Begun | Outcome]:
+        how = replace(self.how, load=functools.lru_cache(maxsize=2)(load_data), retry=self.retry_failed)
+        for number, run in runs:
+            yield Begun(number, run)
+            yield carried_out(number, run, self.directory(run), how)
+
+    def _side_by_side(self, runs: Sequence[tuple[int, Run]]) -> Iterator[Begun | Outcome]:
+        """Seeds of a combination in one process."""
+        here = replace(self.how, tell=silent, interrupted=never, load=load_data, programs={}, retry=self.retry_failed)
+        tasks: dict[str, list[Any]] = {}
+        for number, run in runs:
+            tasks.setdefault(run.name, []).append((number, run, self.directory(run)))
+        work = functools.partial(_work, here)
+        with contextlib.closing(spread(list(tasks.values()), work, self.jobs, self.how.interrupted)) as told:
+            for news in told:
+                finished = isinstance(news, Outcome) and news.state == FINISHED
+                yield news._replace(result=load(news.directory)) if finished else news
+        if self.how.interrupted():
+            raise Interrupted("interrupted; the same command goes on")
 
     def _consider(self) -> None:
         """Whether to go on after a failure."""
         if self.fail_fast:
             raise LocallearnError("stopped at the first failure (--fail-fast)")
-        new = [outcome for outcome in self.outcomes if not isinstance(outcome.error, FailedBefore)]
-        if len(new) == ALIKE and not self.keep_going and len({_kind(outcome.error) for outcome in new}) == 1:
+        new = [outcome.failure for outcome in self.outcomes if not (outcome.failure and outcome.failure.earlier)]
+        if len(new) == ALIKE and not self.keep_going and None not in new and len(set(new)) == 1:
             raise LocallearnError(f"the first {ALIKE} runs all failed in the same way; --keep-going runs the others all the same")
 
 
-def _kind(error: Exception | None) -> str | None:
-    return None if error is None else f"{type(error).__name__}: {error}"
+def never() -> bool:
+    """Nobody asks to stop."""
+    return False
+
+
+def carried_out(number: int, run: Run, directory: Path, how: How) -> Outcome:
+    """One run, whatever comes of it: its trouble is not the next one's. Interrupted passes."""
+    before = Store(directory).state
+    if before == RUNNING:
+        return Outcome(number, run, directory, before, RUNNING)
+    try:
+        return Outcome(number, run, directory, before, FINISHED, execute(run.config, replace(how, varied=run.varied), directory))
+    except Interrupted:
+        raise
+    except Held:  # by a process that was as quick
+        return Outcome(number, run, directory, before, RUNNING)
+    except Exception as error:
+        return Outcome(number, run, directory, before, FAILED, failure=Failure.of(error))
+
+
+def _work(how: How, task: Sequence[tuple[int, Run, Path]], tell: Callable[[Any], None], stop: Callable[[], bool]) -> None:
+    """Some runs, one after the other, in a process of their own."""
+    how = replace(how, interrupted=stop, load=kept(_loader))
+    with contextlib.suppress(Interrupted):
+        for number, run, directory in task:
+            if stop():
+                return
+            tell(Begun(number, run))
+            tell(carried_out(number, run, directory, how)._replace(result=None))
+
+
+def _loader() -> Callable[[Any], Any]:
+    return functools.lru_cache(maxsize=2)(load_data)
 
 
 def write_sweep(folder: Path, sweep: Sweep, source: Path, data: Any) -> None:

@@ -38,8 +38,12 @@ def run(path: Path, *, sets: Sequence[str], how: Mapping[str, Any], runs: Path, 
     return 0
 
 
-def sweep(path: Path, *, only: Sequence[str], how: Mapping[str, Any], runs: Path, quiet: bool, flags: Mapping[str, bool]) -> int:
+def sweep(
+    path: Path, *, only: Sequence[str], how: Mapping[str, Any], runs: Path, quiet: bool, flags: Mapping[str, bool], jobs: int = 1
+) -> int:
     """`locallearn sweep`. flags: `retry_failed`, `fail_fast` and `keep_going`."""
+    if jobs > 1 and how["on"] == "ray":
+        raise LocallearnError("--jobs runs in processes of this machine, --on ray in actors: take one of the two")
     document = read(path)
     found = sweeps.load(document)
     chosen = sweeps.select(found.runs, only) if only else list(found.runs)
@@ -48,7 +52,7 @@ def sweep(path: Path, *, only: Sequence[str], how: Mapping[str, Any], runs: Path
         interrupted = stack.enter_context(polite())
         progress = stack.enter_context(SweepProgress(sys.stdout, quiet))
         each = How(**how, tell=progress.of_run, interrupted=interrupted, source=str(path))
-        course = Course(folder, each, progress, flags["retry_failed"], flags["fail_fast"], flags["keep_going"])
+        course = Course(folder, each, progress, flags["retry_failed"], flags["fail_fast"], flags["keep_going"], jobs)
         write_sweep(folder, found, path, document.data)
         try:
             course.go(chosen)

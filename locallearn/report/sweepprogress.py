@@ -8,7 +8,7 @@ from typing import Any, Self, TextIO
 
 from locallearn.config.sweep import Run
 from locallearn.experiment.store import FAILED, FINISHED, INTERRUPTED, NEW, RUNNING
-from locallearn.experiment.sweeping import Begun, Outcome, Planned
+from locallearn.experiment.sweeping import Begun, Failure, Outcome, Planned
 from locallearn.report.progress import status
 from locallearn.runtime.training import Compiled, Progress
 from locallearn.words import decimal, duration, plural, size
@@ -49,7 +49,7 @@ class SweepProgress:
                 self.line(counted(news))
             case Begun():
                 self.number, self.name = news.number, run_words(news.run)
-                self.show("preparing")
+                self.show("under way")
             case Outcome():
                 self._outcome(news)
 
@@ -77,19 +77,19 @@ class SweepProgress:
             left = (time.monotonic() - self.begun) / self.done * (self.waiting - self.done) if self.done else None
             eta = f", sweep {duration(left)} left" if left else ""
             self.live.update(
-                Text(f"{self._place()} {self.name}: {text}{eta}", style="dim", overflow="ellipsis", no_wrap=True), refresh=True
+                Text(f"{self._place(self.number)} {self.name}: {text}{eta}", style="dim", overflow="ellipsis", no_wrap=True), refresh=True
             )
 
     def _outcome(self, outcome: Outcome) -> None:
         if outcome.before == FINISHED:
             return
         self.done += 1
-        text = f"{self._place()} {fitted(self.name, 34)}  {outcome_words(outcome)}"
+        text = f"{self._place(outcome.number)} {fitted(run_words(outcome.run), 34)}  {outcome_words(outcome)}"
         self.line(text if self.live else f"{time.strftime('%H:%M:%S')} {text}")
 
-    def _place(self) -> str:
+    def _place(self, number: int) -> str:
         digits = len(str(self.total))
-        return f"[{self.number:>{digits}}/{self.total}]"
+        return f"[{number:>{digits}}/{self.total}]"
 
 
 def counted(planned: Planned) -> str:
@@ -111,18 +111,18 @@ def outcome_words(outcome: Outcome) -> str:
     if outcome.state == RUNNING:
         return "running in another process"
     if result is None:
-        first = str(outcome.error).strip().splitlines() or [""]
-        return f"FAILED {type(outcome.error).__name__}: {first[0]}"
+        kind, text, _ = outcome.failure or Failure("", "", earlier=False)
+        return f"FAILED {kind}: {(text.strip().splitlines() or [''])[0]}"
     ended = "" if result.reason == "steps" else f"  {result.reason}"
     return f"{decimal(result.test_accuracy)}{size(result.traffic.bytes):>10}{duration(result.seconds):>10}{ended}"
 
 
 def failures(outcomes: Iterable[Outcome]) -> list[str]:
     """Each failed run with its error and directory, for the end."""
-    failed = [outcome for outcome in outcomes if outcome.state == FAILED]
+    failed = [(outcome, outcome.failure) for outcome in outcomes if outcome.failure]
     lines = [f"{plural(len(failed), 'run')} failed:"] if failed else []
-    for outcome in failed:
-        lines += [f"  {run_words(outcome.run)}: {type(outcome.error).__name__}: {outcome.error}", f"    {outcome.directory}"]
+    for outcome, failure in failed:
+        lines += [f"  {run_words(outcome.run)}: {failure.kind}: {failure.text}", f"    {outcome.directory}"]
     return lines
 
 

@@ -12,7 +12,7 @@ from locallearn.experiment.api import configuration
 from locallearn.experiment.events import Ended, Started
 from locallearn.experiment.lines import Lines, wrapped
 from locallearn.experiment.prepare import prepare
-from locallearn.experiment.sweeping import Begun, Outcome, Planned
+from locallearn.experiment.sweeping import Begun, Failure, Outcome, Planned
 from locallearn.report import progress as shown
 from locallearn.report.progress import Live, Plain, shown_on
 from locallearn.report.sweepprogress import SweepProgress, failures, fitted
@@ -143,14 +143,14 @@ def test_a_sweep_in_plain_lines(monkeypatch):
     out = io.StringIO()
     first, second, third = runs()
     where = Path("runs/s")
-    wrong = Outcome(second, where / "b", "new", "failed", error=ValueError("first line\nsecond"))
+    wrong = Outcome(2, second, where / "b", "new", "failed", failure=Failure.of(ValueError("first line\nsecond")))
     with SweepProgress(out) as progress:
         progress(Planned([first, second, third], Counter(finished=1, interrupted=1, new=1)))
         for k, outcome in enumerate(
             [
-                Outcome(first, where / "a", "finished", "finished", result()),
+                Outcome(1, first, where / "a", "finished", "finished", result()),
                 wrong,
-                Outcome(third, where, "interrupted", "finished", result()),
+                Outcome(3, third, where, "interrupted", "finished", result()),
             ]
         ):
             progress(Begun(k + 1, outcome.run))
