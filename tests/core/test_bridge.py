@@ -21,8 +21,6 @@ from locallearn.runtime.fused import FusedSession
 from locallearn.runtime.setup import rehearse
 from tests.conftest import MODEL
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 WIDTH = 3
 NO_LAYER_OF_THEIR_OWN = {"softhebb", "noprop", "diffusion_blocks"}
 """Rules that do not learn a projection: one is Hebbian, to the others what crosses is the example itself."""

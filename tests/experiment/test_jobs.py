@@ -100,5 +100,6 @@ def test_killed_at_random_moments(place, undisturbed, kills):
     if runs.exists():
         runs.rename(moved)
     process = started(place, moved, 2)
-    assert process.wait(timeout=120) == 0, process.stderr.read()
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 0, told
     assert endings(moved) == undisturbed

@@ -97,7 +97,7 @@ def config(rule, **model):
 
 
 @pytest.mark.parametrize("members", [1, 2])
-def test_a_run_sends_nothing(members, compile_quickly):
+def test_a_run_sends_nothing(members):
     setup = prepare(resolve(config({"name": "solo", "members": members}, bridge=4)))
     assert setup.planned_bytes(6) == 0
     fused, eager = FusedSession(setup), EagerSession(setup)
