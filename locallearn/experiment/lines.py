@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 from locallearn.config.codecs import EXACT
@@ -12,7 +13,7 @@ from locallearn.experiment.provenance import relative
 from locallearn.experiment.result import Result
 from locallearn.experiment.store import FABRICS
 from locallearn.runtime.setup import Setup
-from locallearn.runtime.training import Compiled, Evaluated, Progress
+from locallearn.runtime.training import Compiled, Evaluated, Progress, Recovered, RolledBack
 from locallearn.words import decimal, duration, number, plural, size
 
 WIDTH = 80
@@ -39,6 +40,10 @@ class Lines:
             case Progress():
                 self.step = event.step
                 return []
+            case RolledBack():
+                return [*_folded("lost", event.reason), f"back     to step {event.step} of {self.steps}"]
+            case Recovered():
+                return [f"again    at step {event.step}, {duration(event.seconds)} after it was lost"]
             case Ended():
                 return _ended(event)
             case _:
@@ -98,6 +103,11 @@ def _ended(event: Ended) -> list[str]:
     word = "already" if event.skipped else "done"
     where = [f"         {relative(str(event.result.directory))}"] if event.result.directory else []
     return [f"{word:<9}{outcome(event.result)}", *where]
+
+
+def _folded(word: str, text: str) -> list[str]:
+    """A text in lines of 80 columns, behind a word."""
+    return textwrap.wrap(text, WIDTH, initial_indent=f"{word:<9}", subsequent_indent=" " * 9)
 
 
 def outcome(result: Result) -> str:

@@ -41,7 +41,8 @@ class Result:
     settings: the resolved configuration as plain data. curve: one flat mapping for each evaluation. traffic: all that was sent.
     accuracy: on the validation set, at the end, through the deployed codecs; `accuracy_lossless` with every codec `exact`; both None
     without a validation set. phase: that it ended in, from 0. reason: why it ended: `steps`, `accuracy`, `bytes` or `diverged`.
-    seconds: of training and evaluation, without compiling. directory: where it is stored, if it is.
+    seconds: of training and evaluation, without compiling. directory: where it is stored, if it is. rollbacks: how often it went back to
+    a snapshot because an actor was lost, and seconds_lost: what that cost, from the last progress before to the same step again.
     """
 
     settings: Mapping[str, Any]
@@ -57,6 +58,8 @@ class Result:
     directory: Path | None
     _arrays: Callable[[], Mapping[str, np.ndarray]]
     _config: Callable[[], Config]
+    rollbacks: int = 0
+    seconds_lost: float = 0.0
 
     @property
     def accuracy(self) -> float | None:

@@ -27,7 +27,7 @@ from locallearn.runtime.framed import EagerSession
 from locallearn.runtime.fused import FusedSession
 from locallearn.runtime.session import Session
 from locallearn.runtime.setup import Setup
-from locallearn.runtime.training import Compiled, Evaluated, Event, Finished, Snapshot, train
+from locallearn.runtime.training import Compiled, Evaluated, Event, Finished, Recovered, RolledBack, Snapshot, train
 
 
 def silent(event: Any) -> None:
@@ -143,8 +143,8 @@ def _train(config: Config, how: How, setup: Setup, store: Store | None) -> Resul
     tell(Started(config, setup, how.on, _device(), store and store.directory, resume and resume.step, notes))
     if store:
         store.write_plan(plan(setup))
-    events = _events(config, how, setup, resume, math.inf if store is None else how.keep_seconds)
-    reached = resume.step if resume else 0
+    events = _events(config, how, setup, resume, math.inf if store is None and how.on != "ray" else how.keep_seconds)
+    reached, losses = resume.step if resume else 0, {"rollbacks": 0, "seconds_lost": 0.0}
     for event in events:
         if isinstance(event, Evaluated):
             curve.append(record_of(setup, event))
@@ -153,8 +153,12 @@ def _train(config: Config, how: How, setup: Setup, store: Store | None) -> Resul
         elif isinstance(event, Snapshot) and store:
             checkpoint.save(store.checkpoints, checkpoint.names(setup, stage_at(setup, event.step)), event)
             reached = event.step
+        elif isinstance(event, RolledBack):
+            losses["rollbacks"] += 1
+        elif isinstance(event, Recovered):
+            losses["seconds_lost"] += event.seconds
         elif isinstance(event, Finished):
-            result = _end(config, setup, store, event, curve)
+            result = _end(config, setup, store, event, curve, losses)
             tell(Ended(result))
             return result
         tell(event)
@@ -211,7 +215,9 @@ def _told(how: How, store: Store | None) -> Listener:
     return tell
 
 
-def _end(config: Config, setup: Setup, store: Store | None, event: Finished, curve: list[dict[str, Any]]) -> Result:
+def _end(
+    config: Config, setup: Setup, store: Store | None, event: Finished, curve: list[dict[str, Any]], losses: Mapping[str, Any]
+) -> Result:
     """Store the weights, then the result: whoever is killed in between trains on from the last checkpoint to the same end."""
     stage = stage_at(setup, event.step)
     names = checkpoint.names(setup, stage)
@@ -224,6 +230,7 @@ def _end(config: Config, setup: Setup, store: Store | None, event: Finished, cur
         "test_accuracy_lossless": event.test_accuracy_lossless,
         "seconds": last["seconds"],
         "compile_seconds": last["compile_seconds"],
+        **losses,
     }
     if store:
         checkpoint.save(store.checkpoints, names, Snapshot(event.step, last["seconds"], event.traffic, event.shards), final=True)

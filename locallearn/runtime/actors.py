@@ -11,11 +11,15 @@ from typing import Any, NamedTuple
 
 import ray
 
+LEAVE_SECONDS = 30.0
+"""For a training to notice that its run was given up: it may be compiling."""
+
 
 class Status(NamedTuple):
     """What an actor says when asked. events: those since it was last asked. waiting: (step, message, shard) that it waits for.
 
-    failure: what ended the training, in a line and in full; lost: the shard whose link ended, if that was it.
+    failure: what ended the training, in a line and in full. fault: whether that was on the way between shards, so that going back to the
+    last snapshot mends it; lost: the shard whose link ended, if that was it.
     """
 
     shard: int
@@ -23,6 +27,7 @@ class Status(NamedTuple):
     events: list[Any]
     waiting: tuple[int, str, int] | None
     failure: tuple[str, str] | None
+    fault: bool
     lost: int | None
     peak_memory: int
 
@@ -42,62 +47,82 @@ class ShardActor:
         jax.config.update("jax_cpu_enable_async_dispatch", False)
         self._shard = shard
         self._transport: Any = None
-        self._run = -1
-        self._idle()
+        self._worker: Any = None
+        self._session: Any = None
+        self._work, self._life = -1, -1
+        self._leave()
 
     def hired(self) -> int:
         """That the actor is there: its process id."""
         return os.getpid()
 
-    def listen(self, run: int, host: str | None, secret: bytes) -> tuple[str, int]:
-        """Ready for a run whose frames cross sockets: where this shard listens.
+    def listen(self, life: int, host: str | None, secret: bytes) -> tuple[str, int]:
+        """Ready for a life whose frames cross sockets: where this shard listens.
 
-        Every actor is asked this, or `receive`, before any of them starts. What went before is given up. run: its number; what belongs to
-        another is thrown away. host: the address to listen at, by default the node's own.
+        Every actor is asked this, or `receive`, before any of them starts. What went before is given up. life: its number; a run has one
+        for its beginning and one for each roll-back, and what belongs to another is refused. host: the address to listen at, by default
+        the node's own.
         """
         from locallearn.runtime.links import Links
 
-        self._idle()
-        self._run, self._transport = run, Links(self._shard, host or ray.util.get_node_ip_address(), run, secret)
+        self._leave()
+        self._life, self._transport = life, Links(self._shard, host or ray.util.get_node_ip_address(), life, secret)
         return self._transport.place
 
-    def receive(self, run: int, peers: Sequence[Any]) -> None:
-        """Ready for a run whose frames are calls."""
+    def receive(self, life: int, peers: Sequence[Any]) -> None:
+        """Ready for a life whose frames are calls."""
         from locallearn.runtime.mailbox import Calls, Mailbox, Outbox
 
         outbox = Outbox(
             self._shard,
-            send=lambda dst, data: peers[dst].deliver.remote(run, data),
-            ask=lambda dst, stream, at_least: peers[dst].taken.remote(run, stream, at_least),
+            send=lambda dst, data: peers[dst].deliver.remote(life, data),
+            ask=lambda dst, stream, at_least: peers[dst].taken.remote(life, stream, at_least),
             answer=ray.get,
         )
-        self._idle()
-        self._run, self._transport = run, Calls(Mailbox(), outbox)
+        self._leave()
+        self._life, self._transport = life, Calls(Mailbox(), outbox)
 
     @ray.method(num_returns=0)
-    def deliver(self, run: int, data: bytes) -> None:
+    def deliver(self, life: int, data: bytes) -> None:
         """A frame from a neighbour, as a call."""
-        if run == self._run:
+        if life == self._life:
             self._transport.mailbox.put(data)
 
-    def taken(self, run: int, stream: tuple[int, int], at_least: int) -> int:
+    def taken(self, life: int, stream: tuple[int, int], at_least: int) -> int:
         """A neighbour that is far ahead waits here."""
-        return self._transport.mailbox.taken(stream, at_least) if run == self._run else at_least
+        return self._transport.mailbox.taken(stream, at_least) if life == self._life else at_least
 
-    def start(self, places: Sequence[Any], make_setup: Callable[[], Any], resume: Any, keep_seconds: float, network: Any = None) -> None:
-        """Begin to train. places: where the shards listen, if they do. resume: this shard's part of a snapshot. network: to emulate."""
+    def start(
+        self, places: Sequence[Any], work: int, make_setup: Callable[[], Any], resume: Any, keep_seconds: float, network: Any = None
+    ) -> None:
+        """Begin to train, or go back: a shard that has done the same work before keeps what it compiled.
+
+        places: where the shards listen, if they do. work: the number of the run. resume: this shard's part of a snapshot. network: to
+        emulate.
+        """
+        from locallearn.runtime.cuts import Cuts
         from locallearn.runtime.pacing import Paced
         from locallearn.runtime.peers import Worker
 
         if places:
             self._transport.connect(places)
         transport = self._transport = self._transport if network is None else Paced(self._transport, network)
-        self._worker = Worker(lambda: self._train(transport, make_setup, resume, keep_seconds))
+        if work != self._work:
+            self._work, self._session = work, None
+        cuts = self._cuts = Cuts()
+        self._worker = Worker(lambda: self._train(transport, cuts, make_setup, resume, keep_seconds))
         self._worker.start()
+
+    def cut(self, life: int, step: int) -> bool:
+        """Take a part of a snapshot after a step; whether that is still possible."""
+        return life == self._life and self._cuts.announce(step)
 
     def status(self) -> Status:
         """How it goes."""
         import resource
+
+        from locallearn.runtime.frame import FrameError
+        from locallearn.runtime.links import LinkLost
 
         events = [self._events.popleft() for _ in range(len(self._events))]
         error = self._worker.error if self._worker else None
@@ -105,24 +130,32 @@ class ShardActor:
         waits = [wait for wait in list(self._transport.waiting.values()) if wait is not None] if self._transport else []
         waiting = (waits[0][0].step, waits[0][1], waits[0][0].src) if waits else None
         step = self._session.step if self._session else 0
-        lost = getattr(error, "shard", None)
+        fault, lost = isinstance(error, FrameError | LinkLost), getattr(error, "shard", None)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        return Status(self._shard, step, events, waiting, failure, lost, peak)
+        return Status(self._shard, step, events, waiting, failure, fault, lost, peak)
 
-    def _idle(self) -> None:
+    def _leave(self) -> None:
+        """End what is going on. A training that is slow to notice is left behind, with what it compiled."""
         if self._transport is not None:
             self._transport.close()
+        if self._worker is not None:
+            self._worker.join(LEAVE_SECONDS)
+            if self._worker.is_alive():
+                self._session = None
         self._events: deque[Any] = deque()
-        self._worker: Any = None
-        self._session: Any = None
+        self._cuts: Any = None
+        self._worker = None
 
-    def _train(self, transport: Any, make_setup: Callable[[], Any], resume: Any, keep_seconds: float) -> None:
+    def _train(self, transport: Any, cuts: Any, make_setup: Callable[[], Any], resume: Any, keep_seconds: float) -> None:
         from locallearn.runtime.peers import PeersSession
         from locallearn.runtime.training import train
 
-        events = self._events
-        session = self._session = PeersSession(make_setup(), self._shard, transport)
-        for event in train(session, resume, keep_seconds):
+        events, session = self._events, self._session
+        if session is None:
+            session = self._session = PeersSession(make_setup(), self._shard, transport, cuts)
+        else:
+            session.rewind(transport, cuts)
+        for event in train(session, resume, keep_seconds, cuts=cuts):
             events.append(event)
 
 

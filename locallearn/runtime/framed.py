@@ -41,6 +41,7 @@ class FramedSession(Session):
         self._state: Any = None
         self._ends: list[dict[int, Endpoint]] = []
         self._segments: dict[int, Segments] = {}
+        self._entered: Stage | None = None
         self._asides = 0
         self._drawn = functools.lru_cache(maxsize=2)(self._draw)
 
@@ -54,7 +55,8 @@ class FramedSession(Session):
         self.stage = stage
         self._specs = self.setup.plan_step(stage).channels
         self._state = self.setup.begin(stage, self._state, self._mine)
-        self._segments = {shard: Segments() for shard in self.shards}
+        if stage is not self._entered:  # a session that is rewound within a stage keeps its programs
+            self._segments, self._entered = {shard: Segments() for shard in self.shards}, stage
         ends = [
             {shard: Endpoint.of(segments, shard, memory) for shard, segments in self._segments.items()}
             for memory in self.setup.memory(stage)

@@ -12,6 +12,7 @@ from locallearn.block import Block
 from locallearn.chain import ABSENT, Chain, Row
 from locallearn.codec import Codec, Context, Spec
 from locallearn.rule import split_batch
+from locallearn.runtime.cuts import Cuts
 from locallearn.runtime.endpoint import Endpoint
 from locallearn.runtime.frame import TRAIN, Address
 from locallearn.runtime.framed import FramedSession
@@ -19,7 +20,7 @@ from locallearn.runtime.local import Framed
 from locallearn.runtime.mailbox import WINDOW
 from locallearn.runtime.setup import Setup, Stage
 from locallearn.runtime.wiring import Wiring
-from locallearn.traffic import Channel
+from locallearn.traffic import Channel, Traffic
 
 Early = frozenset[tuple[int, Channel]]
 
@@ -94,15 +95,24 @@ class PeersSession(FramedSession):
 
     whole = False
 
-    def __init__(self, setup: Setup, shard: int, transport: Transport):
+    def __init__(self, setup: Setup, shard: int, transport: Transport, cuts: Cuts | None = None):
         super().__init__(setup, [shard])
-        self._transport = transport
-        self._pool = ThreadPoolExecutor(setup.microbatches, "microbatch") if setup.microbatches > 1 else None
-        self.step = 0
+        self._pool: ThreadPoolExecutor | None = None
+        self.rewind(transport, cuts or Cuts())
+
+    def rewind(self, transport: Transport, cuts: Cuts) -> None:
+        """Ready to be driven from a snapshot, or from the beginning, with all that was compiled; whoever drove it before has ended."""
+        if self._pool is not None:
+            self._pool.shutdown()
+        microbatches = self.setup.microbatches
+        self._pool = ThreadPoolExecutor(microbatches, "microbatch") if microbatches > 1 else None
+        self._transport, self._cuts = transport, cuts
+        self._state, self.traffic, self._asides, self.step = None, Traffic(), 0, 0
 
     def enter(self, stage: Stage) -> None:
         """Find what may leave early."""
         super().enter(stage)
+        self._sent_ahead: dict[int, Traffic] = {}
         self._early = frozenset(one for one in self.setup.plan_step(stage).early if one[1].src == self.shards[0])
         self._reach = WINDOW // 3 // max(Counter(channel.dst for _, channel in self._early).values(), default=1)
         self._left = stage.start
@@ -113,13 +123,13 @@ class PeersSession(FramedSession):
         return Peers((wiring, self._ends[slot], specs, context, (*stream, slot)), self._transport, early)
 
     def one(self, step: int) -> Any:
-        """What may leave early leaves first, up to the next evaluation."""
+        """What may leave early leaves first, up to the next evaluation or cut; it counts when its step comes."""
         self.step = step
         if self._early:
-            every = self.setup.evaluate_every
-            goal = min(self.stage.stop, (step // every + 1) * every)
-            for later in range(max(step, self._left), min(goal, step + 1 + self._reach)):
+            goal = self._cuts.claim(step, min(self.setup.evaluation_after(step), step + 1 + self._reach))
+            for later in range(max(step, self._left), goal):
                 self._ahead(later)
+            self.traffic += self._sent_ahead.pop(step)
         return super().one(step)
 
     def together(self, jobs: list[Callable[[], Any]]) -> list[Any]:
@@ -136,7 +146,7 @@ class PeersSession(FramedSession):
         for slot, (part, context) in enumerate(parts):
             fabric = Ahead((stage.wiring, self._ends[slot], self._specs, context, (TRAIN, step, slot)), self._transport, self._early)
             stage.rule.step(Chain(stage.blocks, fabric), Row([ABSENT] * len(stage.blocks)), part)
-            self.traffic += fabric.traffic
+            self._sent_ahead[step] = self._sent_ahead.get(step, Traffic()) + fabric.traffic
         self._left = step + 1
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from locallearn.runtime.cuts import Cuts
 from locallearn.runtime.session import Session
 from locallearn.runtime.setup import Stage
 from locallearn.traffic import Traffic
@@ -72,7 +73,22 @@ class Finished(NamedTuple):
     traffic: Traffic
 
 
-Event = Compiled | Progress | Evaluated | Snapshot | Finished
+class RolledBack(NamedTuple):
+    """A shard was lost after `lost` steps; all go on from step `step`, that of the last snapshot. reason: which was lost, and why."""
+
+    step: int
+    lost: int
+    reason: str
+
+
+class Recovered(NamedTuple):
+    """What was lost has been done again. seconds: since the last progress before the loss."""
+
+    step: int
+    seconds: float
+
+
+Event = Compiled | Progress | Evaluated | Snapshot | Finished | RolledBack | Recovered
 
 
 def train(
@@ -80,20 +96,22 @@ def train(
     resume: Snapshot | None = None,
     keep_seconds: float = 5.0,
     leaving: Callable[[], bool] = lambda: False,
+    cuts: Cuts | None = None,
 ) -> Iterator[Event]:
     """Run a session to its end, from the beginning or from a snapshot; whoever stops asking for events interrupts it.
 
     keep_seconds: least time between snapshots. leaving: whether one is wanted now, because the run is about to be interrupted. A session
-    that holds all shards can take one after any step, another after evaluations, when all shards are known to be at the same step.
+    that holds all shards can take one after any step; another does after evaluations, when all shards are known to be at the same step,
+    and at cuts, which are announced to all shards.
     """
-    return _Course(session, keep_seconds, leaving).run(resume)
+    return _Course(session, keep_seconds, leaving, cuts or Cuts()).run(resume)
 
 
 class _Course:
     """One run's clock and counters."""
 
-    def __init__(self, session: Session, keep_seconds: float, leaving: Callable[[], bool]):
-        self.session, self.setup, self.keep_seconds, self.leaving = session, session.setup, keep_seconds, leaving
+    def __init__(self, session: Session, keep_seconds: float, leaving: Callable[[], bool], cuts: Cuts):
+        self.session, self.setup, self.keep_seconds, self.leaving, self.cuts = session, session.setup, keep_seconds, leaving, cuts
         self.losses = 0.0, 0
         self.seconds, self.kept, self.pace = 0.0, time.perf_counter(), 1
         self.reason = "steps"
@@ -124,7 +142,7 @@ class _Course:
         self.seconds += time.perf_counter() - started
         diagnosis = self.session.diagnose(step) if self.setup.diagnostics else {}
         yield Evaluated(step, self.seconds, self.session.compile_seconds, loss, accuracy, lossless, self.session.traffic, diagnosis)
-        if decision == KEEP:
+        if decision == KEEP or (decision == GO_ON and step == self.cuts.at):
             yield self._snapshot(step)
         if decision == STOP and self.reason == "steps":
             self.reason = "stopped"
@@ -135,7 +153,7 @@ class _Course:
         loss: float | None = None
         while step < goal:
             started = time.perf_counter()
-            stop = min(goal, step + self.pace)
+            stop = self.cuts.claim(step, min(goal, step + self.pace))
             loss = self.session.advance(step, stop)
             elapsed = time.perf_counter() - started
             self.seconds += elapsed
@@ -143,7 +161,7 @@ class _Course:
             self.pace = max(1, min(4 * self.pace, int((stop - step) * PACE_SECONDS / max(elapsed, 1e-6))))
             step = stop
             yield Progress(step, loss)
-            if self.session.whole and (self.leaving() or (step < goal and self._due())):
+            if self._wanted(step, goal):
                 yield self._snapshot(step)
         (total, count), self.losses = self.losses, (0.0, 0)
         return step, None if loss is None else total / count
@@ -168,6 +186,12 @@ class _Course:
         if self.reason != "steps":
             return STOP
         return KEEP if self._due() and step < setup.steps else GO_ON
+
+    def _wanted(self, step: int, goal: int) -> bool:
+        """Whether a snapshot is to be taken here, between evaluations."""
+        if self.session.whole:
+            return self.leaving() or (step < goal and self._due())
+        return step < goal and step == self.cuts.at
 
     def _due(self) -> bool:
         return time.perf_counter() - self.kept >= self.keep_seconds

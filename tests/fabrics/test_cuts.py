@@ -1,0 +1,116 @@
+"""Cuts without Ray: shards in threads, a snapshot announced while they train, each part taken when its shard comes by."""
+
+import threading
+
+import pytest
+
+from locallearn.codec import build
+from locallearn.runtime.cuts import Cuts, Cutter
+from locallearn.runtime.framed import EagerSession
+from locallearn.runtime.links import Links
+from locallearn.runtime.peers import PeersSession
+from locallearn.runtime.supervisor import _merge, _own
+from locallearn.runtime.training import Evaluated, Finished, Progress, Snapshot, train
+
+SHARDS = 3
+_FEEDBACK = build((("error_feedback", ()), ("int8", ())))
+FEEDBACK = {"activation": _FEEDBACK, "error": _FEEDBACK, "label": build((("reuse", (60, 2)), ("packed", (3,))))}
+"""What remembers at both ends, of labels too, which leave the top early."""
+
+
+def test_a_cut_is_taken_up_only_beyond_what_was_claimed():
+    cuts = Cuts()
+    assert cuts.claim(0, 10) == 10
+    assert not cuts.announce(9)
+    assert cuts.at == 0
+    assert cuts.announce(10)
+    assert cuts.claim(5, 20) == 10, "nothing of a step after the cut is begun before it"
+    assert cuts.claim(10, 20) == 20
+    assert cuts.claim(20, 21) == 21
+
+
+def test_the_next_cut_is_ahead_of_every_shard_and_further_when_one_was_missed():
+    cutter = Cutter(5.0, now=0.0)
+    assert cutter.due([3, 1], now=4.0) is None
+    first = cutter.due([43, 30], now=5.0)
+    assert first > 43 + 40, "a second's steps ahead"
+    assert cutter.due([first, first], now=6.0) is None, "one at a time"
+    second = cutter.due([first + 1, first + 1], now=7.0)
+    assert second - (first + 1) > 1, "it was missed"
+    assert cutter.due([second + 1, second + 1], now=100.0) - (second + 1) > first - 83, "further ahead"
+    cutter.whole(1000, now=121.0)
+    assert cutter.due([1001, 1001], now=125.9) is None
+    assert cutter.due([1001, 1001], now=126.0) is not None
+
+
+def test_before_the_first_step_no_cut_is_announced():
+    assert Cutter(0.0, now=0.0).due([1, 0], now=9.0) is None
+
+
+class Threads:
+    """One shard in each thread, linked by sockets. kept: the snapshots of which every part was taken."""
+
+    def __init__(self, setup, resume=None):
+        self.links = [Links(k, "127.0.0.1", 1, b"s" * 32) for k in range(SHARDS)]
+        for one in self.links:
+            one.connect([other.place for other in self.links])
+        self.cuts = [Cuts() for _ in range(SHARDS)]
+        self.sessions = [PeersSession(setup, k, self.links[k], self.cuts[k]) for k in range(SHARDS)]
+        self.events = [[] for _ in range(SHARDS)]
+        self.threads = [threading.Thread(target=self._train, args=(k, resume), daemon=True) for k in range(SHARDS)]
+        for thread in self.threads:
+            thread.start()
+
+    def _train(self, shard, resume):
+        for event in train(self.sessions[shard], _own(resume, shard), 1e9, cuts=self.cuts[shard]):
+            self.events[shard].append(event)
+
+    def announce(self, step):
+        return all([cuts.announce(step) for cuts in self.cuts])
+
+    def join(self):
+        for thread in self.threads:
+            thread.join(60)
+        for one in self.links:
+            one.close()
+        return _merge([events[-1] for events in self.events])
+
+    @property
+    def kept(self):
+        parts = [{event.step: event for event in events if isinstance(event, Snapshot)} for events in self.events]
+        return [_merge([part[step] for part in parts]) for step in sorted(set.intersection(*map(set, parts)))]
+
+
+def assert_equal(one, other):
+    assert isinstance(one, Finished)
+    assert one.traffic == other.traffic
+    assert one.test_accuracy == other.test_accuracy
+    assert all(a.tobytes() == b.tobytes() for x, y in zip(one.shards, other.shards, strict=True) for a, b in zip(x, y, strict=True))
+
+
+@pytest.mark.parametrize(("rule", "micro", "step"), [("backprop", 2, 13), ("mono_forward", 1, 13), ("mono_forward", 1, 20)])
+def test_a_cut_goes_on_bit_equal_between_evaluations_and_at_one(make_setup, rule, micro, step):
+    setup = make_setup(rule, FEEDBACK, SHARDS, steps=40, every=20, microbatches=micro)
+    ours = list(train(EagerSession(setup)))
+    threads = Threads(setup)
+    assert threads.announce(step)
+    assert_equal(threads.join(), ours[-1])
+    (kept,) = threads.kept
+    assert kept.step == step
+    again = Threads(setup, kept)
+    assert_equal(again.join(), ours[-1])
+    losses = {e.step: e.train_loss for e in ours if isinstance(e, Evaluated)}
+    resumed = {e.step: e.train_loss for e in again.events[-1] if isinstance(e, Evaluated)}
+    assert resumed == pytest.approx({at: loss for at, loss in losses.items() if at > step})
+
+
+def test_a_session_is_rewound_with_what_it_compiled(make_setup):
+    setup = make_setup("backprop", FEEDBACK, 1, steps=30, every=10)
+    session = PeersSession(setup, 0, None)
+    first = list(train(session, None, 0.0))
+    compiled = session.compiled
+    session.rewind(None, Cuts())
+    again = list(train(session, next(e for e in first if isinstance(e, Snapshot))))
+    assert_equal(again[-1], first[-1])
+    assert session.compiled == compiled
+    assert next(e.step for e in again if isinstance(e, Progress)) > 10

@@ -1,0 +1,136 @@
+"""Real Ray actors that are killed: the run goes back to the last snapshot, and ends bit-equal to one that nobody disturbed."""
+
+import functools
+import os
+import signal
+import sys
+import time
+
+import pytest
+import ray
+
+from locallearn.config.run import resolve
+from locallearn.errors import ShardLost
+from locallearn.experiment.prepare import prepare
+from locallearn.runtime.cluster import Crew
+from locallearn.runtime.framed import EagerSession
+from locallearn.runtime.supervisor import ROLLBACKS
+from locallearn.runtime.training import Compiled, Evaluated, Finished, Progress, Recovered, RolledBack, Snapshot, train
+
+pytestmark = pytest.mark.ray
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+def setup_of(rule="backprop", steps=400, every=100, codec=("error_feedback", "int8")):
+    config = resolve(
+        {
+            "rule": {"name": rule},
+            "model": {"name": "mlp", "widths": [196, 12, 11, 9, 10], "shards": 3},
+            "data": {"name": "fashion14", "limit": 300, "validation": 40},
+            "train": {"steps": steps, "batch": 16, "evaluate_every": every},
+            "codecs": {"default": list(codec)},
+        }
+    )
+    return functools.partial(prepare, config)
+
+
+@pytest.fixture(scope="module")
+def crew():
+    with Crew(3) as hired:
+        yield hired
+
+
+def killed_when(crew, run, kills):
+    """The events of a run. kills: (which event, shard) one after the other; a shard is killed when its event comes."""
+    events, left = [], list(kills)
+    for event in run:
+        events.append(event)
+        if left and left[0][0](events):
+            os.kill(crew.processes[left.pop(0)[1]], signal.SIGKILL)
+    assert not left, "the run was over before"
+    return events
+
+
+def at_step(step):
+    return lambda events: isinstance(events[-1], Progress) and events[-1].step >= step
+
+
+def is_a(kind):
+    return lambda events: isinstance(events[-1], kind)
+
+
+def assert_undisturbed(events, make):
+    """The last event and every evaluation are those of `Eager`; each evaluation was told once."""
+    ours = list(train(EagerSession(make())))
+    last = events[-1]
+    assert isinstance(last, Finished)
+    assert last.traffic == ours[-1].traffic
+    assert (last.step, last.test_accuracy) == (ours[-1].step, ours[-1].test_accuracy)
+    assert all(a.tobytes() == b.tobytes() for x, y in zip(last.shards, ours[-1].shards, strict=True) for a, b in zip(x, y, strict=True))
+    one, other = ([(e.step, e.accuracy, e.traffic) for e in each if isinstance(e, Evaluated)] for each in (events, ours))
+    assert one == other
+
+
+def of(events, kind):
+    return [event for event in events if isinstance(event, kind)]
+
+
+def test_an_actor_that_dies_in_training_is_replaced_and_the_others_are_kept(crew):
+    make = setup_of()
+    before = list(crew.processes)
+    events = killed_when(crew, crew.train(make, keep_seconds=0.0), [(at_step(150), 1)])
+    assert_undisturbed(events, make)
+    (back,), (again,) = of(events, RolledBack), of(events, Recovered)
+    assert "shard 1 died at step" in back.reason
+    assert 0 < back.step <= back.lost <= again.step
+    assert 0 < again.seconds < 30
+    assert [a == b for a, b in zip(before, crew.processes, strict=True)] == [True, False, True]
+
+
+def test_before_the_first_snapshot_all_begin_again(crew):
+    """While it compiles, and again in training: no snapshot is ever taken."""
+    make = setup_of("mono_forward", steps=60, every=60)
+    run = crew.train(make, keep_seconds=1e9)
+    events = killed_when(crew, run, [(is_a(Compiled), 0), (at_step(1), 2)])
+    assert_undisturbed(events, make)
+    assert [back.step for back in of(events, RolledBack)] == [0, 0]
+    assert not of(events, Snapshot)
+
+
+def test_a_rule_that_runs_ahead_goes_back_to_a_snapshot_between_evaluations(crew):
+    make = setup_of("mono_forward", steps=2000, every=1000)
+    events = killed_when(crew, crew.train(make, keep_seconds=0.2), [(is_a(Snapshot), 2)])
+    assert_undisturbed(events, make)
+    (back,) = of(events, RolledBack)
+    assert back.step in [snapshot.step for snapshot in of(events, Snapshot)]
+    assert back.step % 1000
+
+
+@pytest.mark.slow
+def test_frames_that_are_calls_survive_too(crew):
+    crew.transport = "ray"
+    try:
+        make = setup_of(steps=200)
+        assert_undisturbed(killed_when(crew, crew.train(make, keep_seconds=0.0), [(at_step(30), 0)]), make)
+    finally:
+        crew.transport = "socket"
+
+
+def test_who_dies_again_and_again_ends_the_run(crew):
+    run = crew.train(setup_of(steps=100000, every=1000), keep_seconds=1e9)
+    kills = [(at_step(1), 1), *[(lambda events: events[-1:] == [e for e in events[-1:] if isinstance(e, Compiled)], 1)] * ROLLBACKS]
+    with pytest.raises(ShardLost, match=f"shard 1 died .*\nGiven up after {ROLLBACKS} returns to the same snapshot"):
+        killed_when(crew, run, kills)
+
+
+def test_two_that_die_at_once_are_both_replaced(crew):
+    make = setup_of(steps=200)
+    run = crew.train(make, keep_seconds=0.0)
+    events = []
+    for event in run:
+        events.append(event)
+        if at_step(30)(events) and not of(events, RolledBack):
+            for shard in (0, 2):
+                os.kill(crew.processes[shard], signal.SIGKILL)
+            time.sleep(0.1)
+    assert_undisturbed(events, make)
