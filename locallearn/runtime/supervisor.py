@@ -96,9 +96,11 @@ class Supervisor:
             for reference in ready:
                 yield from self._heard(asked.pop(reference), reference)
             for event in self._merged():
-                yield event
                 if isinstance(event, Finished):
+                    yield from self._whole()
+                    yield event
                     return
+                yield event
             yield from self._whole()
             self._cut(life)
             time.sleep(POLL_SECONDS if ready else 0)

@@ -239,7 +239,7 @@ def alive(process):
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_a_shard_that_dies_is_noticed_at_once_and_named(hired, transport, monkeypatch):
-    """Last: it ends a crew, and with it every process; the one that the other tests shared makes room. `test_survival.py` has what follows."""
+    """Last: it ends a crew, and with it every process; the one that the other tests shared makes room. What follows: `test_survival.py`."""
     monkeypatch.setattr("locallearn.runtime.supervisor.ROLLBACKS", 0)
     hired.__exit__()
     crew = Crew(3, transport=transport).__enter__()
