@@ -13,6 +13,7 @@ import numpy as np
 from locallearn.block import Block, State
 from locallearn.chain import ABSENT, Chain, Row
 from locallearn.errors import RuleError
+from locallearn.search import Range
 
 ELEMENTWISE = "pre and elementwise post"
 """What rules need that work with the energy of a block's units."""
@@ -63,6 +64,8 @@ class Rule(abc.ABC):
     """What a reader should know before comparing: labels below the top, symmetric weights, extra passes."""
     needs: ClassVar[str] = "apply"
     """`apply`: any block will do; `pre and post`: composite blocks are refused; `ELEMENTWISE`: and a bridge belongs to `pre`."""
+    space: ClassVar[Mapping[str, Range]] = {}
+    """What `tune` in a sweep may vary, and how far: by field, beside what its file names."""
     locking: ClassVar[tuple[str, ...] | None] = None
     """What a block's update waits for, of `forward`, `backward` and `update`; None: `locallearn.runtime.influence` finds it out.
 

@@ -4,11 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from locallearn.config.axes import Choice
 from locallearn.config.document import MISSING, Document, split_key
 from locallearn.config.run import Config, slug
+
+
+class Tuned(NamedTuple):
+    """Of a run of a tuned sweep: the study, the values that it chose or tries, and the number of the trial, None of a run on its choice."""
+
+    study: int
+    values: Mapping[str, Any]
+    trial: int | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a sweep. varied: what sets it apart, by column of the table. name: its folder, which all its seeds share."""
+
+    config: Config
+    varied: Mapping[str, Any]
+    name: str
+    tuned: Tuned | None = None
 
 
 @dataclass(frozen=True)

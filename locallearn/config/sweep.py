@@ -13,6 +13,7 @@
       - {when: {rule.name: backprop, codecs.default: int8}, because: known from an earlier sweep}
     seeds: [0, 1, 2]
     target: {validation_accuracy: 0.95}
+    tune: {trials: 8, space: {train.optimizer.rate: {log: [1.0e-4, 1.0e-1]}}}       # see `locallearn.config.tuning`
 
 A condition (`when`) holds where every key has the value, or one of the values if it is given a list. Its keys are dotted keys of the
 run, also those left at their defaults, and names of entries with labels.
@@ -29,26 +30,18 @@ from typing import Any
 
 from locallearn.config.axes import Axis, Choice, axes_of
 from locallearn.config.catalog import Catalog, default_catalog
-from locallearn.config.combination import Combination, folder, in_words, varied_values, written_values
+from locallearn.config.combination import Combination, Run, folder, in_words, varied_values, written_values
 from locallearn.config.conditions import holds, useless
 from locallearn.config.document import MISSING, Document, NotAMapping, printable, split_key
 from locallearn.config.mistakes import Located, Mistake, fail, locate
 from locallearn.config.reading import parse, read
-from locallearn.config.run import Config, Seed, check
+from locallearn.config.run import Seed, check
 from locallearn.config.schema import Reader
+from locallearn.config.tuning import Plan, Studies, Study, Tune, clashes, space_of
 from locallearn.errors import ConfigError, Problem
 from locallearn.fields import Fraction
 
 MAX_RUNS = 10_000
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run of a sweep. varied: what sets it apart, by column of the table. name: its folder, which all its seeds share."""
-
-    config: Config
-    varied: Mapping[str, Any]
-    name: str
 
 
 @dataclass(frozen=True)
@@ -68,11 +61,13 @@ class Target:
 
 @dataclass(frozen=True)
 class Sweep:
-    """An expanded sweep: its runs in file order, what was left out, and its target."""
+    """An expanded sweep: its runs in file order, what was left out, and its target. With `tune` studies stand in the place of runs."""
 
     runs: tuple[Run, ...]
     skipped: tuple[Skipped, ...] = ()
     target: Target | None = None
+    tune: Tune | None = None
+    studies: tuple[Study, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,6 +92,7 @@ class _File:
     overrides: tuple[_Override, ...] = ()
     skip: tuple[_Skip, ...] = ()
     target: Target | None = None
+    tune: Tune | None = None
 
     def problems(self) -> list[tuple[str, str]]:
         """Seeds that are no list of different numbers."""
@@ -126,9 +122,15 @@ class _Expansion:
         file = self.file()
         combinations = self.combinations(file, self.base(file.base))
         self.stale(file, combinations)
-        runs, skipped = self.runs(file, combinations)
+        kept, skipped = self.kept(file, combinations)
+        if file.tune is None:
+            runs, studies = self.runs(file, kept), []
+        else:
+            runs, studies = [], self.studies(file, file.tune, kept)
+        if not kept and not self.located:
+            self.note(Mistake(("skip",), "value", "skips every combination"))
         self.give_up()
-        return Sweep(tuple(runs), tuple(skipped), file.target)
+        return Sweep(tuple(runs), tuple(skipped), file.target, file.tune, tuple(studies))
 
     def note(self, *mistakes: Mistake) -> None:
         self.located += locate(mistakes, self.sweep)
@@ -142,9 +144,6 @@ class _Expansion:
         if isinstance(data, Mapping) and "base" not in data and {"rule", "model", "data"} & set(data):
             self.note(Mistake((), "value", "this is a run, not a sweep: start it with `locallearn run`"))
             self.give_up()
-        if isinstance(data, Mapping) and "tune" in data:
-            self.note(Mistake(("tune",), "value", "tuning is not available yet; leave it out"))
-            data = {key: value for key, value in data.items() if key != "tune"}
         reader = Reader(self.catalog)
         file = reader.section(_File, data, ())
         self.note(*reader.mistakes)
@@ -174,7 +173,9 @@ class _Expansion:
     def combinations(self, file: _File, base: Document) -> list[Combination]:
         axes, mistakes = axes_of(self.sweep, file.vary)
         self.note(*mistakes)
-        count = math.prod(len(axis.choices) for axis in axes) * len(file.seeds or (0,))
+        seeds = len(file.seeds or (0,))
+        each = seeds if file.tune is None else file.tune.studies * (file.tune.trials + seeds)
+        count = math.prod(len(axis.choices) for axis in axes) * each
         if count > MAX_RUNS:
             self.note(Mistake(("vary",), "value", f"makes {count} runs; {MAX_RUNS} are the most"))
         self.give_up()
@@ -211,15 +212,20 @@ class _Expansion:
             for k, entry in enumerate(getattr(file, name)):
                 self.note(*useless(entry.when, (name, k, "when"), runs, self.catalog))
 
-    def runs(self, file: _File, combinations: list[Combination]) -> tuple[list[Run], list[Skipped]]:
-        runs: list[Run] = []
-        skipped: list[Skipped] = []
-        names: dict[str, Mapping[str, Any]] = {}
+    def kept(self, file: _File, combinations: list[Combination]) -> tuple[list[Combination], list[Skipped]]:
+        kept, skipped = [], []
         for combination in combinations:
             reasons = [s.because for s in file.skip if holds(s.when, combination.run, combination.labels, self.catalog)]
             if reasons:
                 skipped.append(Skipped(written_values(combination), reasons[0]))
-                continue
+            else:
+                kept.append(combination)
+        return kept, skipped
+
+    def runs(self, file: _File, combinations: list[Combination]) -> list[Run]:
+        runs: list[Run] = []
+        names: dict[str, Mapping[str, Any]] = {}
+        for combination in combinations:
             config, located = check(combination.run, self.catalog)
             self.located += located
             if config is None:
@@ -233,9 +239,28 @@ class _Expansion:
             name = f"{folder(combination, config, varied)}-{digest[:8]}"
             seeds = file.seeds or (config.seed,)
             runs += [Run(dataclasses.replace(config, seed=seed), varied, name) for seed in seeds]
-        if not runs and not self.located:
-            self.note(Mistake(("skip",), "value", "skips every combination"))
-        return runs, skipped
+        return runs
+
+    def studies(self, file: _File, tune: Tune, combinations: list[Combination]) -> list[Study]:
+        space, mistakes = space_of(tune.space)
+        self.note(*mistakes, *clashes(self.sweep, tune, space, file.seeds or [c.run.at(("seed",)) for c in combinations]))
+        self.give_up()
+        expansion = Studies(self.sweep, Plan(tune, space, file.seeds), self.catalog)
+        found = expansion.of(combinations, list(file.vary))
+        self.located += expansion.located
+        return found
+
+
+def select_studies(studies: Sequence[Study], only: Sequence[str]) -> list[Study]:
+    """The studies that have runs that meet every condition, with these runs alone to follow. ConfigError as from `select`."""
+    wanted = select([run for study in studies for run in study.follow[0]], only)
+    names = {(run.name, run.config.seed) for run in wanted}
+    chosen = []
+    for study in studies:
+        places = [k for k, run in enumerate(study.follow[0]) if (run.name, run.config.seed) in names]
+        if places:
+            chosen.append(dataclasses.replace(study, follow=tuple(tuple(runs[k] for k in places) for runs in study.follow)))
+    return chosen
 
 
 def select(runs: Sequence[Run], only: Sequence[str]) -> list[Run]:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
+
 from locallearn.block import Block
 from locallearn.codec import build
 from locallearn.config.run import Config
@@ -24,8 +26,11 @@ def load_data(source: Any) -> Dataset:
     return source.load() if hasattr(source, "load") else source
 
 
-def prepare(config: Config, load: Callable[[Any], Dataset] = load_data) -> Setup:
-    """Everything that the run needs. load: how its data gets into memory, such as a function that remembers it for the next run."""
+def prepare(config: Config, load: Callable[[Any], Dataset] = load_data, tested: bool = True) -> Setup:
+    """Everything that the run needs.
+
+    load: how its data gets into memory, such as a function that remembers it for the next run. tested: without, there is no test set.
+    """
     dataset = load(config.data)
     parts = split(dataset, config.validation)
     examples = len(parts.train.y)
@@ -38,7 +43,7 @@ def prepare(config: Config, load: Callable[[Any], Dataset] = load_data) -> Setup
     )
     setup = Setup(
         stages=stages,
-        split=Split(parts.train, parts.validation, parts.test),
+        split=Split(parts.train, parts.validation, parts.test if tested else parts.test.take(np.arange(0))),
         batch=config.train.batch,
         evaluate_every=config.train.evaluate_every or max(1, examples // config.train.batch),
         seed=config.seed,

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from locallearn.config.combination import Tuned
 from locallearn.config.run import Config, write_yaml
 from locallearn.errors import ConfigError, LocallearnError, Problem
 from locallearn.experiment import checkpoint
@@ -55,8 +56,8 @@ class How:
     on: `local` (one compiled program), `eager` (message by message) or `ray` (one actor for each shard). address: of a Ray that runs
     already. transport: of the frames between actors, one of `TRANSPORTS`. network: emulated between them. keep_seconds: least time
     between checkpoints. interrupted: asked after every event, true to stop. load: gets data into memory. retry: whether a run that failed
-    is tried again. programs: what earlier runs compiled, for seeds of the same configuration. source, varied: noted
-    beside the run, where it comes from and what sets it apart in a sweep.
+    is tried again. programs: what earlier runs compiled, for seeds of the same configuration. source, varied, tuned: noted
+    beside the run, where it comes from, what sets it apart in a sweep and what tuning has to do with it.
     """
 
     on: str = "local"
@@ -71,6 +72,12 @@ class How:
     source: str | None = None
     programs: dict[str, Any] = field(default_factory=dict)
     varied: Mapping[str, Any] = field(default_factory=dict)
+    tuned: Tuned | None = None
+
+    @property
+    def tested(self) -> bool:
+        """Whether the run ends with a look at the test set: trials do not."""
+        return self.tuned is None or self.tuned.trial is None
 
     def __post_init__(self) -> None:
         if self.on not in SUFFIX:
@@ -102,7 +109,7 @@ def execute(config: Config, how: How = How(), directory: Path | None = None, fre
         what = "need the whole network in one process: leave them out, or take --on local or --on eager"
         raise ConfigError([Problem("diagnostics", what)])
     if directory is None:
-        return _train(config, how, prepare(config, how.load), None)
+        return _train(config, how, prepare(config, how.load, how.tested), None)
     if fresh:
         move_away(directory)
     store = Store(directory)
@@ -124,9 +131,11 @@ def _stored(config: Config, how: How, store: Store) -> Result:
     store.clean()
     if not store.holds(config.canonical()):
         meta = {**provenance(), "on": how.on, "source": how.source, "varied": dict(how.varied)}
+        if how.tuned:
+            meta["tuned"] = how.tuned._asdict()
         store.begin(write_yaml(config, _header(how, meta)), meta)
     try:
-        setup = prepare(config, how.load)
+        setup = prepare(config, how.load, how.tested)
         return _train(config, how, setup, store)
     except Exception as error:
         if not isinstance(error, Interrupted):
@@ -192,7 +201,7 @@ def _events(config: Config, how: How, setup: Setup, resume: Snapshot | None, kee
 
     network = parse_network(how.network) if how.network else None
     yield from train_on_ray(
-        partial(prepare, config),
+        partial(prepare, config, tested=how.tested),
         resume=resume,
         address=how.address,
         keep_seconds=keep_seconds,

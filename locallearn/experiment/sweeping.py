@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from locallearn.config.sweep import Run, Sweep
 from locallearn.errors import LocallearnError
-from locallearn.experiment.files import make_folder, write_whole
+from locallearn.experiment.files import finite, make_folder, write_whole
 from locallearn.experiment.lock import Held
 from locallearn.experiment.parallel import kept, spread
 from locallearn.experiment.prepare import load_data
@@ -141,7 +141,8 @@ def carried_out(number: int, run: Run, directory: Path, how: How) -> Outcome:
     if before == RUNNING:
         return Outcome(number, run, directory, before, RUNNING)
     try:
-        return Outcome(number, run, directory, before, FINISHED, execute(run.config, replace(how, varied=run.varied), directory))
+        result = execute(run.config, replace(how, varied=run.varied, tuned=run.tuned), directory)
+        return Outcome(number, run, directory, before, FINISHED, result)
     except Interrupted:
         raise
     except Held:  # by a process that was as quick
@@ -165,14 +166,31 @@ def _loader() -> Callable[[Any], Any]:
     return functools.lru_cache(maxsize=2)(load_data)
 
 
-def write_sweep(folder: Path, sweep: Sweep, source: Path, data: Any) -> None:
-    """sweep.yaml: the sweep as it was read, and its runs."""
+def write_sweep(folder: Path, sweep: Sweep, source: Path, data: Any, chosen: Sequence[Any] = ()) -> None:
+    """sweep.yaml: the sweep as it was read, and its runs; of a tuned one its trials, and what was chosen so far (`tuning.Chosen`)."""
     import yaml
 
     origin = f"{relative(str(source))}{' @ ' + (commit() or '')}".rstrip(" @")
-    runs = [{"run": f"{run.name}/seed-{run.config.seed}", "varied": dict(run.varied)} for run in sweep.runs]
+    follow = [run for found in chosen if found.trial is not None for run in found.study.follow[found.trial]]
+    runs = [{"run": f"{run.name}/seed-{run.config.seed}", "varied": dict(run.varied)} for run in (*sweep.runs, *follow)]
     skipped = [{"varied": dict(entry.varied), "because": entry.because} for entry in sweep.skipped]
     content = {"sweep": data, "runs": runs, "skipped": skipped}
+    if sweep.studies:
+        content["trials"] = [_trial(run) for study in sweep.studies for run in study.trials]
+        content["chosen"] = [_choice(found) for found in chosen]
     text = f"# from {origin}\n" + yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120)
     make_folder(folder)
     write_whole(folder / "sweep.yaml", lambda file: file.write(text.encode()))
+
+
+def _trial(run: Run) -> dict[str, Any]:
+    assert run.tuned is not None
+    return {"run": f"{run.name}/seed-{run.config.seed}", "varied": dict(run.varied), **run.tuned._asdict()}
+
+
+def _choice(found: Any) -> dict[str, Any]:
+    """Numbers that YAML does not know are left out."""
+    figures = finite(dict(found.figures))
+    if found.trial is None:
+        return {"study": found.study.name, "trial": None, "why": found.why}
+    return {"study": found.study.name, "trial": found.trial, "values": dict(found.values), **figures}

@@ -29,6 +29,10 @@ def _described(path: Path) -> str:
     document = read(path)
     if isinstance(document.data, Mapping) and {"base", "vary"} & set(document.data):
         sweep = load(document)
+        if sweep.tune:
+            trials = sum(len(study.trials) for study in sweep.studies)
+            follow = sum(len(study.follow[0]) for study in sweep.studies)
+            return f"ok, a sweep of {plural(trials, 'trial')} and {plural(follow, 'run')} on what they choose"
         skipped = f", {len(sweep.skipped)} combinations skipped" if sweep.skipped else ""
         return f"ok, a sweep of {plural(len(sweep.runs), 'run')}{skipped}"
     config = resolve(document)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from locallearn.experiment.run import How, execute, run_name, silent
 from locallearn.experiment.signals import polite
 from locallearn.experiment.store import FAILED
 from locallearn.experiment.sweeping import Course, write_sweep
+from locallearn.experiment.tuning import Chosen, Tuning, known_choices
 from locallearn.report.depth import endings
 from locallearn.report.progress import shown_on
 from locallearn.report.summary import summary
@@ -46,30 +48,37 @@ def sweep(
         raise LocallearnError("--jobs runs in processes of this machine, --on ray in actors: take one of the two")
     document = read(path)
     found = sweeps.load(document)
-    chosen = sweeps.select(found.runs, only) if only else list(found.runs)
+    chosen = sweeps.select(found.runs, only) if only and not found.tune else list(found.runs)
+    studies = sweeps.select_studies(found.studies, only) if only and found.tune else list(found.studies)
     folder = runs / path.stem
     with contextlib.ExitStack() as stack:
         interrupted = stack.enter_context(polite())
         progress = stack.enter_context(SweepProgress(sys.stdout, quiet))
         each = How(**how, tell=progress.of_run, interrupted=interrupted, source=str(path))
         course = Course(folder, each, progress, flags["retry_failed"], flags["fail_fast"], flags["keep_going"], jobs)
-        write_sweep(folder, found, path, document.data)
+        write = functools.partial(write_sweep, folder, found, path, document.data)
+        write(known_choices(course, found))
+        choices: list[Chosen] = []
         try:
-            course.go(chosen)
+            if found.tune:
+                choices = Tuning(course, found, write, progress).go(studies)
+            else:
+                course.go(chosen)
         finally:
             stack.close()
-            _conclude(course, quiet)
-    return 1 if any(outcome.state == FAILED for outcome in course.outcomes) else 0
+            _conclude(course, choices, quiet)
+    return 1 if any(outcome.state == FAILED for outcome in course.outcomes) or any(c.trial is None for c in choices) else 0
 
 
-def _conclude(course: Course, quiet: bool) -> None:
+def _conclude(course: Course, choices: Sequence[Chosen], quiet: bool) -> None:
     """The table of what there is now, and the failures once more."""
     rows = rows_below(course.folder)
     if rows:
         write_csv(course.folder / "results.csv", rows)
     if rows and not quiet:
         print(f"\n{summary(rows)}\n\n{course.folder / 'results.csv'}", flush=True)
-    for line in failures(course.outcomes):
+    undecided = [f"{found.study.name}: {found.why}" for found in choices if found.trial is None]
+    for line in [*failures(course.outcomes), *undecided]:
         print(line, file=sys.stderr, flush=True)
 
 

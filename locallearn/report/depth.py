@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from locallearn.report.table import DIAGNOSTIC, Row, combination_of, last_rows
+from locallearn.report.table import DIAGNOSTIC, Row, combination_of, is_trial, last_rows
 from locallearn.report.tabular import aligned
 
 
@@ -29,7 +29,7 @@ def endings(rows: Sequence[Row]) -> str:
     """For each combination of a sweep the mean over its runs' last diagnostics, from the rows of a table; empty without any."""
     together: dict[str, list[Row]] = {}
     for row in last_rows(rows):
-        if row["state"] == "finished" and any(key.startswith(DIAGNOSTIC) for key in row):
+        if row["state"] == "finished" and not is_trial(row) and any(key.startswith(DIAGNOSTIC) for key in row):
             together.setdefault(combination_of(row), []).append(row)
     return "\n\n".join(_ending(name, runs) for name, runs in together.items())
 

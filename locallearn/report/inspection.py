@@ -13,7 +13,7 @@ from locallearn.errors import LocallearnError
 from locallearn.experiment.store import NEW, Store, run_directories
 from locallearn.report.depth import course
 from locallearn.report.table import to_csv
-from locallearn.report.tabular import aligned, shown
+from locallearn.report.tabular import aligned, short, shown
 from locallearn.traffic import ASIDE
 from locallearn.words import decimal, duration, plural, size
 
@@ -73,11 +73,15 @@ def dry_run_text(path: Path, only: Sequence[str]) -> str:
 
 def _sweep_plan(document: Any, form: str, only: Sequence[str]) -> str:
     """One row for each combination, and the sum over all runs."""
-    from locallearn.config.sweep import load, select
+    from locallearn.config.sweep import load, select, select_studies
     from locallearn.experiment.planning import plan
     from locallearn.experiment.prepare import load_data, prepare
+    from locallearn.report.tuning import tuning_plan
 
     sweep = load(document)
+    if sweep.tune:
+        studies = select_studies(sweep.studies, only) if only else sweep.studies
+        return tuning_plan(studies, form)
     remember = functools.lru_cache(maxsize=2)(load_data)
     together: dict[str, list[Any]] = {}
     for run in select(sweep.runs, only) if only else sweep.runs:
@@ -89,7 +93,7 @@ def _sweep_plan(document: Any, form: str, only: Sequence[str]) -> str:
         rows.append({"run": name, "seeds": len(runs), "steps": found["steps"], **total})
     if form != "table":
         return shown(rows, form)
-    words = {"run": _short, "seeds": str, "steps": str, "bytes": size, "messages": str}
+    words = {"run": short, "seeds": str, "steps": str, "bytes": size, "messages": str}
     count, amount = sum(row["seeds"] for row in rows), sum(row["all_bytes"] for row in rows)
     left_out = [f"skipped: {', '.join(map(str, entry.varied.values()))} ({entry.because})" for entry in sweep.skipped]
     return "\n".join([shown(rows, form, words), "", *left_out, f"{plural(count, 'run')} send {size(amount)} in all"])
@@ -122,7 +126,7 @@ def status_text(root: Path, form: str) -> str:
     rows = status_rows(root)
     if not rows:
         raise LocallearnError(f"{root}: there are no runs here")
-    return shown(rows, form, {**STATUS, "run": _short})
+    return shown(rows, form, {**STATUS, "run": short})
 
 
 def show_text(directory: Path) -> str:
@@ -153,8 +157,3 @@ def _links(traffic: Sequence[Mapping[str, Any]]) -> str:
     rows = [["message", "kind", "link", "messages", "framed"]]
     rows += [[c["message"], c["kind"], f"{c['src']} > {c['dst']}", str(c["messages"]), size(c["framed"])] for c in traffic]
     return aligned(rows, (3, 4))
-
-
-def _short(name: str, width: int = 36) -> str:
-    """A long name without its middle: both the beginning and the seed tell runs apart."""
-    return name if len(name) <= width else f"{name[: width - 20]}…{name[-19:]}"

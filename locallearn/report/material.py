@@ -118,7 +118,8 @@ class Material:
     @cached_property
     def sweeps(self) -> dict[str, str]:
         """What was asked for, from every sweep.yaml, by its folder's name; without the list of runs that follows."""
-        folders = {(self.root / str(row["run"])).parent.parent for row in self.last} | {self.root}
+        runs = [self.root / str(row["run"]) for row in self.last]
+        folders = {above for run in runs for above in list(run.parents)[1:3]} | {self.root}
         found = sorted(folder / "sweep.yaml" for folder in folders if (folder / "sweep.yaml").exists())
         return {path.parent.name: path.read_text().partition("\nruns:")[0] + "\n" for path in found}
 

@@ -6,7 +6,7 @@ import functools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 LEVEL = 0.95
 
@@ -46,7 +46,7 @@ def _quantile(freedom: int) -> float:
     return float(stdtrit(freedom, (1 + LEVEL) / 2))
 
 
-def paired(one: Mapping[int, float], other: Mapping[int, float]) -> Estimate | None:
+def paired(one: Mapping[Any, float], other: Mapping[Any, float]) -> Estimate | None:
     """One minus the other over the seeds that both have: what seeds have in common (data order, initial weights) cancels."""
     common = sorted(one.keys() & other.keys())
     return estimate([one[seed] - other[seed] for seed in common]) if common else None

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from locallearn.report.spread import Estimate, estimate
-from locallearn.report.table import COLUMNS, DIAGNOSTIC, Row, combination_of, last_rows
+from locallearn.report.table import COLUMNS, DIAGNOSTIC, Row, combination_of, is_trial, last_rows
 from locallearn.words import duration, size
 
 SLACK = 0.002
@@ -22,7 +22,7 @@ class Group:
     """The finished runs of one combination, over its seeds. panel: its task. variant: what sets it apart from others of its rule.
 
     diverged: how many of the finished runs did; they count with the accuracy that they had. unfinished: states of the other runs.
-    runs, seeds: of the tested runs, in the order of the accuracies. first: any run of it, finished or not.
+    runs, seeds: of the tested runs, in the order of the accuracies; a seed is (study, seed). first: any run of it, finished or not.
     """
 
     panel: str
@@ -36,7 +36,7 @@ class Group:
     diverged: int = 0
     unfinished: tuple[str, ...] = ()
     runs: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = ()
+    seeds: tuple[tuple[int, int], ...] = ()
     first: str = ""
 
     @cached_property
@@ -50,7 +50,7 @@ class Group:
         return {"task": self.panel, "rule": self.rule, "variant": self.variant, "codecs": self.codecs}
 
     @property
-    def by_seed(self) -> dict[int, float]:
+    def by_seed(self) -> dict[tuple[int, int], float]:
         """Test accuracies."""
         return dict(zip(self.seeds, self.accuracies, strict=True))
 
@@ -66,10 +66,10 @@ class Group:
 
 
 def groups_of(rows: Sequence[Row]) -> list[Group]:
-    """All combinations in the order of the rows; one without a finished run has no accuracies."""
+    """All combinations in the order of the rows, without trials of tuning; one without a finished run has no accuracies."""
     together: dict[str, list[Row]] = {}
     rules: dict[str, list[Row]] = {}
-    for row in last_rows(rows):
+    for row in last_rows(row for row in rows if not is_trial(row)):
         together.setdefault(combination_of(row), []).append(row)
         rules.setdefault(str(row["rule"]), []).append(row)
     telling = {rule: _telling(own) for rule, own in rules.items()}
@@ -90,7 +90,8 @@ def _told_apart(groups: Sequence[Group], firsts: Sequence[Row]) -> list[Group]:
 def _telling(rows: Sequence[Row]) -> list[str]:
     """The varied keys that tell runs of one rule apart, and that are told nowhere else."""
     keys = dict.fromkeys(key for row in rows for key in row if key not in COLUMNS and not key.startswith(("bytes_", DIAGNOSTIC)))
-    free = [key for key in keys if key not in FIXED and key.split(".")[0] != "codecs"]
+    tuned = {key for row in rows for key in (row.get("tuned") or "").split()}
+    free = [key for key in keys if key not in FIXED and key not in tuned and key.split(".")[0] != "codecs"]
     return [key for key in free if len({str(row.get(key)) for row in rows}) > 1]
 
 
@@ -109,7 +110,7 @@ def _group(runs: Sequence[Row], telling: Sequence[str]) -> Group:
         diverged=sum(row.get("reason") == "diverged" for row in done),
         unfinished=tuple(row["state"] for row in runs if row["state"] != "finished"),
         runs=tuple(str(row["run"]) for row in tested),
-        seeds=tuple(int(row["seed"] or 0) for row in tested),
+        seeds=tuple((int(row.get("study") or 0), int(row["seed"] or 0)) for row in tested),
         first=str(first["run"]),
     )
 

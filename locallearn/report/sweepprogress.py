@@ -9,6 +9,7 @@ from typing import Any, Self, TextIO
 from locallearn.config.sweep import Run
 from locallearn.experiment.store import FAILED, FINISHED, INTERRUPTED, NEW, RUNNING
 from locallearn.experiment.sweeping import Begun, Failure, Outcome, Planned
+from locallearn.experiment.tuning import Chosen, Waiting
 from locallearn.report.progress import status
 from locallearn.runtime.training import Compiled, Progress
 from locallearn.words import decimal, duration, plural, size
@@ -45,13 +46,17 @@ class SweepProgress:
         match news:
             case Planned():
                 self.total = len(news.runs)
-                self.waiting = self.total - news.states.get(FINISHED, 0)
+                self.waiting, self.done, self.begun = self.total - news.states.get(FINISHED, 0), 0, time.monotonic()
                 self.line(counted(news))
             case Begun():
                 self.number, self.name = news.number, run_words(news.run)
                 self.show("under way")
             case Outcome():
                 self._outcome(news)
+            case Chosen():
+                self.line(chosen_words(news))
+            case Waiting():
+                self.line(f"waiting for {plural(news.trials, 'trial')} of another process")
 
     def of_run(self, event: Any) -> None:
         """What the run in progress tells."""
@@ -95,14 +100,28 @@ class SweepProgress:
 def counted(planned: Planned) -> str:
     """`25 runs: 14 finished, 3 resumed, 8 new`."""
     counts = [f"{planned.states[state]} {word}" for state, word in WORDS.items() if planned.states.get(state)]
-    return f"{plural(len(planned.runs), 'run')}: {', '.join(counts)}"
+    trials = all(run.tuned and run.tuned.trial is not None for run in planned.runs)
+    return f"{plural(len(planned.runs), 'trial' if trials else 'run')}: {', '.join(counts)}"
+
+
+def chosen_words(chosen: Chosen) -> str:
+    """What a study chose."""
+    name = chosen.study.name.rpartition("-")[0].rpartition("-")[0]
+    if chosen.trial is None:
+        return f"study {chosen.study.number} of {name}: {chosen.why}"
+    values = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in chosen.values.items())
+    valid = decimal(chosen.figures.get("validation_accuracy"))
+    return f"study {chosen.study.number} of {name} chose trial {chosen.trial}: {values} (valid {valid})"
 
 
 def run_words(run: Run) -> str:
     """What sets a run apart, in a few words."""
     words = [str(value) for key, value in run.varied.items() if key != "rule.name" and value is not None and value != "exact"]
     rule = [] if run.config.rule_name in words else [run.config.rule_name]
-    return " ".join([*rule, *words, f"seed {run.config.seed}"])
+    last = [f"seed {run.config.seed}"]
+    if run.tuned:
+        last = [f"study {run.tuned.study}", *(last if run.tuned.trial is None else [f"trial {run.tuned.trial}"])]
+    return " ".join([*rule, *words, *last])
 
 
 def outcome_words(outcome: Outcome) -> str:
@@ -114,7 +133,8 @@ def outcome_words(outcome: Outcome) -> str:
         kind, text, _ = outcome.failure or Failure("", "", earlier=False)
         return f"FAILED {kind}: {(text.strip().splitlines() or [''])[0]}"
     ended = "" if result.reason == "steps" else f"  {result.reason}"
-    return f"{decimal(result.test_accuracy)}{size(result.traffic.bytes):>10}{duration(result.seconds):>10}{ended}"
+    accuracy = decimal(result.test_accuracy) if result.test_accuracy is not None else f"valid {decimal(result.accuracy)}"
+    return f"{accuracy}{size(result.traffic.bytes):>10}{duration(result.seconds):>10}{ended}"
 
 
 def failures(outcomes: Iterable[Outcome]) -> list[str]:

@@ -14,12 +14,15 @@ from locallearn.experiment.store import FABRICS, SUFFIX, Store, run_directories
 Row = dict[str, Any]
 
 COLUMNS = (
-    *("sweep", "run", "rule", "codecs", "shards", "data", "seed", "fabric", "device", "state", "reason"),
+    *("sweep", "run", "rule", "codecs", "shards", "data", "seed", "study", "trial", "tuned", "fabric", "device", "state", "reason"),
     *("step", "examples", "seconds", "compile_seconds"),
     *("bytes", "payload_bytes", "bytes_worst_link", "messages", "hops", "train_loss"),
     *("validation_accuracy", "validation_accuracy_lossless", "test_accuracy", "test_accuracy_lossless"),
 )
-"""The first columns; after them come what varies in a sweep and the bytes of each kind. Bytes are framed and count from the start."""
+"""The first columns; after them come what varies in a sweep and the bytes of each kind. Bytes are framed and count from the start.
+
+study: of a tuned sweep; trial: of the study, and none of a run on what it chose. tuned: the columns that were found so.
+"""
 
 DIAGNOSTIC = "diagnostic_"
 """What the columns of diagnostics begin with: `diagnostic_angle_0` is the angle of block 0."""
@@ -54,6 +57,7 @@ def facts_of(store: Store, root: Path) -> Row:
     config, meta = store.read_config() or {}, store.read("meta.json")
     model, source = config.get("model", {}), meta.get("source")
     varied = {key: value for key, value in meta.get("varied", {}).items() if key != "rule.name"}
+    tuned = meta.get("tuned", {})
     return {
         "sweep": Path(source).stem if source else None,
         "run": store.directory.relative_to(root).as_posix() if store.directory.is_relative_to(root) else store.directory.name,
@@ -62,10 +66,14 @@ def facts_of(store: Store, root: Path) -> Row:
         "shards": model.get("shards") or len(model.get("cuts") or ()) + 1,
         "data": _data(config.get("data", {})),
         "seed": config.get("seed"),
+        "study": tuned.get("study"),
+        "trial": tuned.get("trial"),
+        "tuned": " ".join(tuned.get("values", ())) or None,
         "fabric": FABRICS.get(str(meta.get("on"))),
         "device": " ".join(meta.get("devices", ())),
         "state": store.state,
         **varied,
+        **tuned.get("values", {}),
     }
 
 
@@ -107,15 +115,21 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     write_whole(path, lambda file: file.write(content))
 
 
+def is_trial(row: Mapping[str, Any]) -> bool:
+    """Whether a row is of a run by which something was chosen: no result."""
+    return row.get("trial") is not None
+
+
 def last_rows(rows: Iterable[Row]) -> list[Row]:
     """The last row of each run."""
     return list({row["run"]: row for row in rows}.values())
 
 
 def combination_of(row: Mapping[str, Any]) -> str:
-    """What all seeds of a combination share, on one fabric."""
+    """What all seeds, and all studies, of a combination share, on one fabric."""
     name = str(row["run"])
     folder, _, seed = name.rpartition("/")
+    folder = folder if row.get("study") is None else folder.rpartition("/")[0]
     suffix = next((s for s in SUFFIX.values() if s and seed.endswith(s)), "")
     return f"{folder}{suffix}"
 

@@ -47,5 +47,10 @@ def cell(value: Any) -> str:
     return str(value)
 
 
+def short(name: str, width: int = 36) -> str:
+    """A long name without its middle: both the beginning and the seed tell runs apart."""
+    return name if len(name) <= width else f"{name[: width - 20]}…{name[-19:]}"
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)

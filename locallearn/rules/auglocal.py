@@ -38,6 +38,7 @@ from locallearn.fields import Count, Fraction
 from locallearn.rule import Batch, Info, Message, Rule
 from locallearn.rules._common import Local, cross_entropy, forward_body, head_key, label, unknown_classes
 from locallearn.rules._heads import average_pool
+from locallearn.search import Linear
 
 
 class Copy(NamedTuple):
@@ -99,6 +100,7 @@ class AugLocal(Rule):
     depth: Count = 3
     decay: Fraction = 0.5
 
+    space: ClassVar = {"decay": Linear(0.1, 1.0)}
     messages: ClassVar = {
         "activation": Message("activation", "up", "h_l, once"),
         "label": Message("label", "broadcast", "y, from the top to every block"),

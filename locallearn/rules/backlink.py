@@ -38,6 +38,7 @@ from locallearn.fields import NonNegative, NonNegativeInt
 from locallearn.rule import Batch, Info, Message, Rule
 from locallearn.rules._common import cross_entropy, forward_body, label, unknown_classes
 from locallearn.rules._heads import blank, read
+from locallearn.search import Log
 
 
 class Linked(NamedTuple):
@@ -90,6 +91,7 @@ class BackLink(Rule):
     reach: NonNegativeInt = 1
     weight: NonNegative = 1.0
 
+    space: ClassVar = {"weight": Log(0.1, 3.0)}
     messages: ClassVar = {
         "activation": Message("activation", "up", "h_l, once"),
         "label": Message("label", "broadcast", "y, from the top to every block"),

@@ -43,6 +43,7 @@ from locallearn.rule import Batch, Info, Message, Rule
 from locallearn.rules._common import forward_body, head_key
 from locallearn.rules._heads import Layer
 from locallearn.rules._views import VIEWS, Views, all_gradients, lacking, output, own_gradient, read_out, show, untold
+from locallearn.search import Log
 
 EPSILON = 1e-5
 """Added to variances: a silent feature is normalised to 0."""
@@ -122,6 +123,7 @@ class BlockwiseBarlowTwins(Rule):
     noise: NonNegative = 0.0
     scale: Positive = 0.03125
 
+    space: ClassVar = {"weight": Log(0.003, 0.1)}
     messages: ClassVar = {
         "activation": Message("activation", "up", "a_l, of the first view"),
         "view": Message("activation", "up", "b_l, of the second view"),

@@ -41,6 +41,7 @@ from locallearn.chain import Chain, Row
 from locallearn.fields import Count
 from locallearn.rule import ELEMENTWISE, Batch, Info, Message, Rule
 from locallearn.rules._settling import Rest, cost, diagnosis, free_phase, onehot, phase, restless, seen, slope, too_short
+from locallearn.search import Linear
 
 
 def contrast(block: Block, state: State, free: jax.Array, below: Any, clamped: jax.Array, below_clamped: Any, *, gain: float) -> Any:
@@ -59,6 +60,7 @@ class ContrastiveHebbian(Rule):
     clamped: Count = 8
     gain: Annotated[float, Gt(0), Le(1)] = 0.5
 
+    space: ClassVar = {"gain": Linear(0.2, 1.0)}
     messages: ClassVar = {
         "state": Message("activation", "up", "s_l, in every round"),
         "feedback": Message("activation", "down", "(∂u_{l+1}/∂s_l)ᵀ s_{l+1}, in every round"),

@@ -37,6 +37,7 @@ from locallearn.fields import Positive
 from locallearn.rule import Batch, Info, Message, Rule
 from locallearn.rules._common import cross_entropy, flat, forward_body, label, unknown_classes
 from locallearn.rules._targets import feedback_weights, no_mirror, transposed
+from locallearn.search import Log
 
 
 class Signal(NamedTuple):
@@ -102,6 +103,7 @@ class CounterCurrent(Rule):
     scale: Positive = 128.0
     activation: Literal["elu", "relu", "leaky_relu", "tanh", "gelu"] = "elu"
 
+    space: ClassVar = {"scale": Log(16.0, 1024.0)}
     messages: ClassVar = {
         "activation": Message("activation", "up", "a_l, once"),
         "target": Message("target", "down", "c_l, a row for each class, once"),

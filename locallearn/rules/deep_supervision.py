@@ -36,6 +36,7 @@ from locallearn.rule import Batch, Info, Message, Rule
 from locallearn.rules._common import cross_entropy, forward_body, label, output_error, unknown_classes
 from locallearn.rules._heads import blank, read
 from locallearn.rules.backprop import Pulled
+from locallearn.search import Log
 
 
 def backward(block: Block, state: State, x: jax.Array, y: jax.Array, delta: jax.Array, *, weight: float) -> Pulled:
@@ -59,6 +60,7 @@ class DeepSupervision(Rule):
     weight: NonNegative = 0.3
     blocks: tuple[NonNegativeInt, ...] | None = None
 
+    space: ClassVar = {"weight": Log(0.03, 1.0)}
     messages: ClassVar = {
         "activation": Message("activation", "up", "h_l, once"),
         "error": Message("error", "down", "δ_l, once"),

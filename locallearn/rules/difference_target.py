@@ -35,6 +35,7 @@ from locallearn.fields import NonNegative, Positive
 from locallearn.rule import Batch, Info, Message, Rule
 from locallearn.rules._common import forward_body, output_error
 from locallearn.rules._targets import feedback_weights, no_mirror, transposed
+from locallearn.search import Log
 
 
 class Inverse(NamedTuple):
@@ -99,6 +100,7 @@ class DifferenceTarget(Rule):
     step_size: Positive = 0.3
     noise: NonNegative = 0.3
 
+    space: ClassVar = {"step_size": Log(0.03, 1.0), "noise": Log(0.03, 1.0)}
     messages: ClassVar = {
         "activation": Message("activation", "up", "h_l, once"),
         "target": Message("target", "down", "ĥ_l, once"),

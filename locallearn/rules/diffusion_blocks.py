@@ -43,6 +43,7 @@ from locallearn.rule import Batch, Info, Message, Rule
 from locallearn.rules._common import label
 from locallearn.rules._perturbation import each_cross_entropy
 from locallearn.rules.noprop import Learnt, no_denoiser, scores
+from locallearn.search import Linear
 
 LOG_SIGMA = NormalDist(-1.2, 1.2)
 SIGMA_MIN, SIGMA_MAX, SIGMA_DATA = 0.002, 80.0, 0.5
@@ -110,6 +111,7 @@ class DiffusionBlocks(Rule):
 
     overlap: Annotated[float, Ge(0), Lt(1)] = 0.05
 
+    space: ClassVar = {"overlap": Linear(0.0, 0.3)}
     messages: ClassVar = {
         "input": Message("input", "broadcast from the bottom", "x, to every shard, also in predictions"),
         "label": Message("label", "broadcast", "y, from the top to every block"),

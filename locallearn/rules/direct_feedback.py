@@ -35,6 +35,7 @@ from locallearn.chain import Chain, Row
 from locallearn.fields import Fraction, Positive
 from locallearn.rule import Batch, Info, Message, Rule, forward
 from locallearn.rules._common import output_error, unknown_classes
+from locallearn.search import Log
 
 FEEDBACK = 0xFEEDB
 """Folded into a block's key for its feedback weights."""
@@ -82,6 +83,7 @@ class DirectFeedback(Rule):
     error: Literal["full", "sign", "ternary"] = "full"
     threshold: Fraction = 0.25
 
+    space: ClassVar = {"scale": Log(0.1, 10.0)}
     messages: ClassVar = {
         "activation": Message("activation", "up", "h_l, once"),
         "error": Message("error", "broadcast from the top", "q(e), once"),

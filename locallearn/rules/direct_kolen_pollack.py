@@ -35,6 +35,7 @@ from locallearn.fields import Positive
 from locallearn.rule import Batch, Info, Message, Rule
 from locallearn.rules._common import forward_body, output_error, unknown_classes
 from locallearn.rules.direct_feedback import draw_feedback, local_gradient
+from locallearn.search import Log
 
 
 def learn(block: Block, state: State, x: jax.Array, h: jax.Array, e: jax.Array) -> WithHead:
@@ -49,6 +50,7 @@ class DirectKolenPollack(Rule):
 
     scale: Positive = 1.0
 
+    space: ClassVar = {"scale": Log(0.1, 10.0)}
     messages: ClassVar = {
         "activation": Message("activation", "up", "h_l, once"),
         "error": Message("error", "broadcast from the top", "e, once"),

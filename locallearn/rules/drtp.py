@@ -31,6 +31,7 @@ from locallearn.fields import Positive
 from locallearn.rule import Batch, Info, Message, Rule, forward
 from locallearn.rules._common import label, output_error, unknown_classes
 from locallearn.rules.direct_feedback import draw_feedback, local_gradient
+from locallearn.search import Log
 
 
 def target(block: Block, y: jax.Array, like: jax.Array) -> jax.Array:
@@ -44,6 +45,7 @@ class DirectRandomTargetProjection(Rule):
 
     scale: Positive = 1.0
 
+    space: ClassVar = {"scale": Log(0.1, 10.0)}
     messages: ClassVar = {
         "activation": Message("activation", "up", "h_l, once"),
         "label": Message("label", "broadcast", "y, from the top to every block"),

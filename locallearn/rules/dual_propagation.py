@@ -35,6 +35,7 @@ from locallearn.chain import Chain, Row
 from locallearn.fields import Positive
 from locallearn.rule import ELEMENTWISE, Batch, Info, Message, Rule, forward
 from locallearn.rules._common import Top, output_error
+from locallearn.search import Log
 
 
 class Dyad(NamedTuple):
@@ -81,6 +82,7 @@ class DualPropagation(Rule):
 
     beta: Positive = 0.1
 
+    space: ClassVar = {"beta": Log(0.01, 1.0)}
     messages: ClassVar = {
         "activation": Message("activation", "up", "h_l, once"),
         "error": Message("error", "down", "(∂u_{l+1}/∂h_l)ᵀ (s_{l+1}^+ - s_{l+1}^-), once"),

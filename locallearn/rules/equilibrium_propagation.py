@@ -45,6 +45,7 @@ from locallearn.chain import Chain, Row
 from locallearn.fields import Count
 from locallearn.rule import ELEMENTWISE, Batch, Info, Message, Rule
 from locallearn.rules._settling import Rest, cost, diagnosis, free_phase, onehot, phase, restless, seen, slope, too_short
+from locallearn.search import Log
 
 
 def contrast(block: Block, state: State, plus: jax.Array, below_plus: Any, minus: jax.Array, below_minus: Any, *, gap: float) -> Any:
@@ -64,6 +65,7 @@ class EquilibriumPropagation(Rule):
     beta: Annotated[float, Gt(0), Lt(1)] = 0.2
     nudge: Literal["centred", "positive", "negative"] = "centred"
 
+    space: ClassVar = {"beta": Log(0.05, 0.8)}
     messages: ClassVar = {
         "state": Message("activation", "up", "s_l, in every round"),
         "feedback": Message("activation", "down", "(∂u_{l+1}/∂s_l)ᵀ s_{l+1}, in every round"),

@@ -34,6 +34,7 @@ from locallearn.chain import Chain, Row
 from locallearn.fields import Count, Positive
 from locallearn.rule import Batch, Info, Message, Rule
 from locallearn.rules._predictive import LOSSES
+from locallearn.search import Log
 
 
 class Pull(NamedTuple):
@@ -96,6 +97,7 @@ class ErrorPredictiveCoding(Rule):
     rate: Positive = 0.1
     loss: Literal["squared", "cross_entropy"] = "squared"
 
+    space: ClassVar = {"rate": Log(0.01, 1.0)}
     messages: ClassVar = {
         "activation": Message("activation", "up", "z_l, before and after every round"),
         "error": Message("error", "down", "∂loss/∂z_l, in every round"),

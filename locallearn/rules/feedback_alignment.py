@@ -31,6 +31,7 @@ from locallearn.chain import Chain, Row
 from locallearn.fields import Positive
 from locallearn.rule import Batch, Info, Message, Rule, forward
 from locallearn.rules._common import output_error
+from locallearn.search import Log
 
 FEEDBACK = 0xFEEDB
 """Folded into a block's key for its feedback weights."""
@@ -73,6 +74,7 @@ class FeedbackAlignment(Rule):
 
     scale: Positive = 1.0
 
+    space: ClassVar = {"scale": Log(0.3, 3.0)}
     messages: ClassVar = {
         "activation": Message("activation", "up", "h_l, once"),
         "error": Message("error", "down", "δ_l, once"),

@@ -45,6 +45,7 @@ from locallearn.fields import NonNegative, NonNegativeInt, Positive
 from locallearn.rule import Batch, Info, Message, Rule
 from locallearn.rules._common import label, unknown_classes
 from locallearn.rules._goodness import Learnt, add, by_label, classify, goodness, idle, no_hidden_block, normalised, wrong_labels
+from locallearn.search import Log
 
 NEUTRAL = 0.1
 MOMENTUM = 0.9
@@ -123,6 +124,7 @@ class ForwardForward(Rule):
     inference: Literal["goodness", "readout"] = "goodness"
     skip: NonNegativeInt = 0
 
+    space: ClassVar = {"threshold": Log(0.3, 3.0), "peer": Log(0.003, 0.3)}
     messages: ClassVar = {
         "label": Message("label", "top to bottom", "y, to be painted on x"),
         "activation": Message("activation", "up", "a_l of x⁺ and x⁻ together; with `readout` also of x with the neutral label"),

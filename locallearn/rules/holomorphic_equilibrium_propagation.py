@@ -41,6 +41,7 @@ from locallearn.chain import Chain, Row
 from locallearn.fields import Count
 from locallearn.rule import ELEMENTWISE, Batch, Info, Message, Rule
 from locallearn.rules._settling import Rest, cost, diagnosis, free_phase, onehot, phase, restless, seen, slope, too_short
+from locallearn.search import Log
 
 HOLOMORPHIC = ("sigmoid", "tanh")
 
@@ -69,6 +70,7 @@ class HolomorphicEquilibriumPropagation(Rule):
     beta: Annotated[float, Gt(0), Lt(1)] = 0.2
     points: Annotated[int, Ge(2)] = 4
 
+    space: ClassVar = {"beta": Log(0.05, 0.8)}
     messages: ClassVar = {
         "state": Message("activation", "up", "s_l, in every round with a real nudge or none"),
         "feedback": Message("activation", "down", "(∂u_{l+1}/∂s_l)ᵀ s_{l+1}, likewise"),

@@ -41,6 +41,7 @@ from locallearn.chain import Chain, Row
 from locallearn.fields import Count, Positive
 from locallearn.rule import Batch, Info, Message, Rule, descend, forward
 from locallearn.rules._predictive import Unit, begin, clamp, diagnosis, error, output_loss, relax
+from locallearn.search import Linear
 
 
 class Slopes(NamedTuple):
@@ -72,6 +73,7 @@ class IncrementalPredictiveCoding(Rule):
     loss: Literal["squared", "cross_entropy"] = "squared"
     precision: Positive = 1.0
 
+    space: ClassVar = {"rate": Linear(0.2, 1.0)}
     messages: ClassVar = {
         "activation": Message("activation", "up", "z_l, in the forward pass and after every round but the last"),
         "error": Message("error", "down", "(∂f_l/∂z_{l-1})ᵀ ε_l, in every round but the last"),

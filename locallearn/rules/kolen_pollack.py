@@ -33,6 +33,7 @@ from locallearn.fields import Positive
 from locallearn.rule import Batch, Info, Message, Rule
 from locallearn.rules._common import forward_body, output_error
 from locallearn.rules.feedback_alignment import Pulled, draw_feedback, pull
+from locallearn.search import Log
 
 
 def backward(block: Block, state: State, h: jax.Array, delta: jax.Array) -> Pulled:
@@ -47,6 +48,7 @@ class KolenPollack(Rule):
 
     scale: Positive = 1.0
 
+    space: ClassVar = {"scale": Log(0.3, 3.0)}
     messages: ClassVar = {
         "activation": Message("activation", "up", "h_l, once"),
         "error": Message("error", "down", "δ_l, once"),

@@ -37,6 +37,7 @@ from locallearn.convolution import convolve
 from locallearn.fields import Fraction
 from locallearn.rule import Batch, Info, Message, Rule
 from locallearn.rules._common import Local, cross_entropy, flat, forward_body, head_key, label, unknown_classes
+from locallearn.search import Linear
 
 TINY = 1e-8
 """Added to squared lengths: a row without any variation resembles nothing, and its gradient stays finite."""
@@ -88,6 +89,7 @@ class LocalClassifier(Rule):
 
     similarity: Fraction = 0.99
 
+    space: ClassVar = {"similarity": Linear(0.0, 1.0)}
     messages: ClassVar = {
         "activation": Message("activation", "up", "h_l, once"),
         "label": Message("label", "broadcast", "y, from the top to every block"),

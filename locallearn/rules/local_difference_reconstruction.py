@@ -39,6 +39,7 @@ from locallearn.fields import Count, Positive
 from locallearn.rule import Batch, Info, Message, Rule, forward
 from locallearn.rules._common import output_error
 from locallearn.rules._targets import feedback_weights, no_mirror, transposed
+from locallearn.search import Log
 
 ACTIVATIONS = ("identity", "tanh", "relu", "leaky_relu", "elu", "silu", "gelu", "sigmoid")
 
@@ -121,6 +122,7 @@ class LocalDifferenceReconstruction(Rule):
     rate: Positive = 1e-3
     noise: Positive = 0.1
 
+    space: ClassVar = {"beta": Log(0.05, 1.0), "rate": Log(1e-4, 1e-2)}
     messages: ClassVar = {
         "activation": Message("activation", "up", "h_l, once"),
         "target": Message("target", "down", "t_l, once"),

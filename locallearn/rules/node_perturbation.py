@@ -32,6 +32,7 @@ from locallearn.chain import Chain, Row
 from locallearn.fields import Count, Positive
 from locallearn.rule import Batch, Info, Message, forward
 from locallearn.rules._perturbation import Estimate, Perturbation, each_cross_entropy, noise, nothing, own_key
+from locallearn.search import Log
 
 
 def jitter(block: Block, state: State, key: jax.Array, number: Any, x: jax.Array) -> jax.Array:
@@ -77,6 +78,7 @@ class NodePerturbation(Perturbation):
     sigma: Positive = 0.01
     samples: Count = 1
 
+    space: ClassVar = {"sigma": Log(1e-3, 1e-1)}
     messages: ClassVar = {
         "activation": Message("activation", "up", "h_l, once"),
         "noisy": Message("activation", "up", "h̃_l, once for each sample"),

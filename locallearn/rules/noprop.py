@@ -40,6 +40,7 @@ from locallearn.chain import Chain, Row
 from locallearn.fields import NonNegative
 from locallearn.rule import Batch, Info, Message, Rule
 from locallearn.rules._common import cross_entropy, flat, label, unknown_classes
+from locallearn.search import Log
 
 
 class Learnt(NamedTuple):
@@ -117,6 +118,7 @@ class NoProp(Rule):
     kappa: NonNegative = 1.0
     independent: bool = False
 
+    space: ClassVar = {"eta": Log(0.01, 1.0)}
     messages: ClassVar = {
         "input": Message("input", "broadcast from the bottom", "x, to every shard, also in predictions"),
         "label": Message("label", "broadcast", "y, from the top to every block"),

@@ -38,6 +38,7 @@ from locallearn.chain import Chain, Row
 from locallearn.fields import Count, NonNegative, Positive
 from locallearn.rule import Batch, Info, Message, Rule, forward
 from locallearn.rules._predictive import Unit, begin, clamp, compare, diagnosis, learn, output_loss, relax
+from locallearn.search import Log
 
 ENERGY = {"loss": "squared", "precision": 1.0}
 
@@ -74,6 +75,7 @@ class NudgedPredictiveCoding(Rule):
     rate: Positive = 0.05
     momentum: Annotated[float, Ge(0), Lt(1)] = 0.5
 
+    space: ClassVar = {"rate": Log(0.01, 0.3), "beta": Log(0.05, 1.0)}
     messages: ClassVar = {
         "activation": Message("activation", "up", "z_l, in the forward pass and after every round"),
         "error": Message("error", "down", "(∂f_l/∂z_{l-1})ᵀ ε_l, in every round"),

@@ -36,6 +36,7 @@ from locallearn.chain import Chain, Row
 from locallearn.fields import Positive
 from locallearn.rule import Batch, Info, Message, Rule, forward
 from locallearn.rules._common import output_error, unknown_classes
+from locallearn.search import Log
 
 FEEDBACK = 0xFEEDB
 """Folded into the bottom block's key for F."""
@@ -66,6 +67,7 @@ class Pepita(Rule):
 
     scale: Positive = 0.05
 
+    space: ClassVar = {"scale": Log(0.01, 0.3)}
     messages: ClassVar = {
         "activation": Message("activation", "up", "h_l, the clean pass"),
         "modulated": Message("activation", "up", "h'_l, the modulated pass"),

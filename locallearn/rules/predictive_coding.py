@@ -37,6 +37,7 @@ from locallearn.chain import Chain, Row
 from locallearn.fields import Count, Positive
 from locallearn.rule import Batch, Info, Message, Rule, forward
 from locallearn.rules._predictive import begin, clamp, compare, diagnosis, learn, output_loss, relax
+from locallearn.search import Log
 
 
 class Relaxed(NamedTuple):
@@ -60,6 +61,7 @@ class PredictiveCoding(Rule):
     precision: Positive = 1.0
     fixed_prediction: bool = False
 
+    space: ClassVar = {"rate": Log(0.003, 0.1)}
     messages: ClassVar = {
         "activation": Message("activation", "up", "z_l, in the forward pass and after every round"),
         "error": Message("error", "down", "(∂f_l/∂z_{l-1})ᵀ ε_l, in every round"),

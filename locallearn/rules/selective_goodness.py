@@ -40,6 +40,7 @@ from locallearn.fields import Fraction, NonNegativeInt
 from locallearn.rule import Batch, Info, Message, Rule
 from locallearn.rules._common import flat, head_key, label, unknown_classes
 from locallearn.rules._goodness import Learnt, add, by_label, idle, no_hidden_block, normalised, wrong_labels
+from locallearn.search import Linear
 
 
 def top_k(h: jax.Array, share: float) -> jax.Array:
@@ -112,6 +113,7 @@ class SelectiveGoodness(Rule):
     threshold: float = 2.0
     skip: NonNegativeInt = 0
 
+    space: ClassVar = {"threshold": Linear(0.5, 4.0)}
     messages: ClassVar = {
         "label": Message("label", "broadcast", "y, from the top to every block"),
         "activation": Message("activation", "up", "a_l of x⁺ and x⁻ together"),

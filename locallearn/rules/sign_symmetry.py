@@ -35,6 +35,7 @@ from locallearn.fields import Positive
 from locallearn.rule import Batch, Info, Message, Rule, forward
 from locallearn.rules._common import output_error
 from locallearn.rules.feedback_alignment import FEEDBACK, Pulled, pull
+from locallearn.search import Log
 
 
 def random_magnitudes(sigma: Any, like: Any, key: jax.Array) -> Any:
@@ -64,6 +65,7 @@ class SignSymmetry(Rule):
     mode: Literal["usf", "frsf", "brsf"] = "usf"
     scale: Positive = 1.0
 
+    space: ClassVar = {"scale": Log(0.3, 3.0)}
     messages: ClassVar = {
         "activation": Message("activation", "up", "h_l, once"),
         "error": Message("error", "down", "δ_l, once"),

@@ -37,6 +37,7 @@ from locallearn.chain import Chain, Row
 from locallearn.fields import Positive
 from locallearn.rule import Batch, Info, Message, Rule
 from locallearn.rules._common import Local, cross_entropy, flat, forward_body, head_key, label, unknown_classes
+from locallearn.search import Log
 
 
 def prototypes(block: Block, params: WithHead, t: Any) -> jax.Array:
@@ -83,6 +84,7 @@ class SignalPropagation(Rule):
 
     scale: Positive = 4.0
 
+    space: ClassVar = {"scale": Log(1.0, 16.0)}
     messages: ClassVar = {
         "activation": Message("activation", "up", "h_l, once"),
         "target": Message("target", "up, below the top", "t_l of each class, once"),

@@ -38,6 +38,7 @@ from locallearn.chain import Chain, Row
 from locallearn.fields import NonNegative, Positive
 from locallearn.rule import Batch, Info, Message, Rule, descend
 from locallearn.rules._common import Local, cross_entropy
+from locallearn.search import Linear, Log
 
 
 def response(u: jax.Array, temperature: float, *, anti: bool) -> jax.Array:
@@ -133,6 +134,7 @@ class SoftHebb(Rule):
     radius: Positive = 25.0
     exponent: Positive = 1.0
 
+    space: ClassVar = {"power": Linear(0.0, 1.0), "radius": Log(5.0, 100.0)}
     messages: ClassVar = {"activation": Message("activation", "up", "h, once")}
     family: ClassVar = "local losses"
     assumes: ClassVar = "labels at the top only; units that compete within a batch's largest change"

@@ -33,6 +33,7 @@ from locallearn.fields import Count, Positive
 from locallearn.rule import Batch, Info, Message
 from locallearn.rules._common import cross_entropy
 from locallearn.rules._perturbation import Distribution, Perturbation, along, direction, nothing
+from locallearn.search import Log
 
 
 class Projected(NamedTuple):
@@ -76,6 +77,7 @@ class SPSA(Perturbation):
     samples: Count = 1
     distribution: Distribution = "normal"
 
+    space: ClassVar = {"epsilon": Log(1e-4, 1e-2)}
     messages: ClassVar = {
         "activation": Message("activation", "up", "h_l of θ + εv and of θ - εv together, once for each direction"),
         "projection": Message("scalar", "broadcast from the top", "g, once for each direction"),

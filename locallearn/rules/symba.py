@@ -39,6 +39,7 @@ from locallearn.fields import NonNegativeInt, Positive
 from locallearn.rule import Batch, Info, Message, Rule
 from locallearn.rules._common import head_key, label, unknown_classes
 from locallearn.rules._goodness import Learnt, add, by_label, idle, no_hidden_block, normalised, wrong_labels
+from locallearn.search import Log
 
 PATTERNS = 0x1C9
 """Seed of the class patterns, which are the same in every run."""
@@ -109,6 +110,7 @@ class SymBa(Rule):
     alpha: Positive = 4.0
     skip: NonNegativeInt = 0
 
+    space: ClassVar = {"alpha": Log(1.0, 16.0)}
     messages: ClassVar = {
         "label": Message("label", "top to bottom", "y, to choose the patterns"),
         "activation": Message("activation", "up", "a_l of x⁺ and x⁻ together"),

@@ -41,6 +41,7 @@ from locallearn.convolution import convolve
 from locallearn.fields import Count, NonNegativeInt, Positive
 from locallearn.rule import Batch, Info, Message, Rule
 from locallearn.rules._common import cross_entropy, forward_body, head_key, label, unknown_classes
+from locallearn.search import Log
 
 
 class Affine(NamedTuple):
@@ -128,6 +129,7 @@ class SyntheticGradients(Rule):
     hidden: NonNegativeInt = 0
     speed: Positive = 8.0
 
+    space: ClassVar = {"speed": Log(1.0, 32.0)}
     messages: ClassVar = {
         "activation": Message("activation", "up", "h_l, once"),
         "error": Message("error", "down", "g_l, of every `every`-th example, once"),

@@ -12,7 +12,7 @@ import locallearn
 ROOT = Path(locallearn.__file__).parent
 CORE = {
     "locallearn." + name
-    for name in ("chain", "block", "rule", "codec", "traffic", "errors", "fields", "markers", "networks", "convolution")
+    for name in ("chain", "block", "rule", "codec", "traffic", "errors", "fields", "markers", "networks", "convolution", "search")
 }
 MAY = {
     "core": CORE,
@@ -25,7 +25,7 @@ MAY = {
         "locallearn.models",
     },
     "data": {"locallearn.errors", "locallearn.fields", "locallearn.markers", "locallearn.data"},
-    "rules": {"locallearn." + name for name in ("block", "chain", "rule", "convolution", "fields", "errors", "rules")},
+    "rules": {"locallearn." + name for name in ("block", "chain", "rule", "convolution", "fields", "errors", "rules", "search")},
     "runtime": {*CORE, "locallearn.data", "locallearn.runtime"},
 }
 """What each part may import of locallearn; `experiment` and the command line may import everything below them."""

@@ -149,7 +149,7 @@ vary:
         ("base: sweep.yaml\n", "sweep.yaml:1: `base: sweep.yaml`: is itself a sweep; a base is a run"),
         ("base: [1]\n", "sweep.yaml:1: `base: [1]`: must be the path of a run's file, or a run"),
         ("base: base.yaml\nvarry: {}\n", "sweep.yaml:2: unknown key `varry`; did you mean `vary`?"),
-        ("base: base.yaml\ntune: {trials: 3}\n", "sweep.yaml:2: `tune`: tuning is not available yet; leave it out"),
+        ("base: base.yaml\ntune: {trials: 3}\n", "sweep.yaml:2: `tune.space`: is empty, and so is the rule's own"),
         ("base: base.yaml\nvary: [1]\n", "sweep.yaml:2: `vary: [1]`: input should be a mapping"),
         ("base: base.yaml\nvary: {rule: backprop}\n", "sweep.yaml:2: `vary.rule: backprop`: must be a list of the values to try"),
         ("base: base.yaml\nvary: {seed: [1]}\n", "sweep.yaml:2: `vary.seed: [1]`: seeds have a place of their own"),

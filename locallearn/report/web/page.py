@@ -16,7 +16,7 @@ from locallearn.report.ink import css_colors, inline
 from locallearn.report.material import Material
 from locallearn.report.networktimes import Times
 from locallearn.report.targets import Target
-from locallearn.report.web import costs, origin, results
+from locallearn.report.web import costs, origin, results, tuned
 from locallearn.report.web.elements import Html, figures, section, tag, together
 from locallearn.words import size
 
@@ -31,6 +31,7 @@ def page(drawings: Drawings, wanted: Mapping[str, Target | None], times: Mapping
         results.findings(material),
         _frontier(drawings),
         results.targets(material, wanted) if wanted else Html(""),
+        tuned.tuning(material),
         _curves(drawings),
         costs.traffic(material, _traffic(drawings)) if material.panels else Html(""),
         _depth(drawings),
