@@ -127,13 +127,20 @@ def descend(block: Block, state: State, grads: Any, memory: Any) -> State:
     return block.descend(state, grads)._replace(memory=memory) if block.learns else state
 
 
-def whole_step(rule: Rule, chain: Chain, state: Row, batch: Batch) -> tuple[Row, Info]:
-    """The rule's step; then blocks that normalise over the batch take what they saw into their running statistics."""
-    after, info = rule.step(chain, state, batch)
+def whole_step(rule: Rule, chain: Chain, state: Row, batch: Batch, stale: Row | None = None) -> tuple[Row, Info]:
+    """The rule's step; then blocks that normalise over the batch take what they saw into their running statistics.
+
+    stale: the states that the step began with, where they are older than `state`, which it changes.
+    """
+    if stale is None:
+        after, info = rule.step(chain, state, batch)
+    else:
+        grads, memory, info = rule.gradients(chain, stale, batch)
+        after = chain.map(descend, state, grads, memory)
     if any(block.observes for block in chain.blocks):
         if info.inputs is None:
             raise RuleError(f"{type(rule).__name__} {NO_INPUTS}")
-        after = chain.map(observe, after, state.params, info.inputs)
+        after = chain.map(observe, after, (state if stale is None else stale).params, info.inputs)
     return after, info
 
 

@@ -142,7 +142,7 @@ def _shapes(found: Mapping[str, Any], rules: Sequence[tuple[KeyPath, Any]], data
             own = [Mistake(("model", "bridge"), "value", f"does not suit the rule, which {own[0].text}")]
         if shards != first:
             own = [Mistake(path, "value", "trains another cut of the model than the run's own rule: it takes a run of its own")]
-        yield from own or _statistics(rule, held, path, found.get("train"))
+        yield from own or [*_statistics(rule, held, path, found.get("train")), *_staleness(rule, held, shards, path, found)]
     if "train" in found:
         yield from _block_numbers(found["train"], len(first or blocks))
 
@@ -176,6 +176,24 @@ def _statistics(rule: Any, blocks: Sequence[Any], path: KeyPath, train: Train | 
         yield Mistake(path, "value", str(error))
     if train is not None and train.microbatches > 1:
         yield Mistake(("train", "microbatches"), "value", WHOLE_BATCH)
+
+
+def _staleness(rule: Any, blocks: Sequence[Any], placement: tuple[int, ...], path: KeyPath, found: Mapping[str, Any]) -> Iterator[Mistake]:
+    """Steps that are to overlap, of a rule whose steps cannot."""
+    schedule, codecs = found.get("schedule"), found["codecs"]
+    if schedule is None or not schedule.staleness:
+        return
+    from locallearn.codec import build
+    from locallearn.network.timetable import unsuited
+    from locallearn.runtime.setup import Stage
+    from locallearn.runtime.wiring import Wiring, choose_codecs
+
+    chosen = {key: build(spec) for key, spec in codecs.items() if key != "default"}
+    wiring = Wiring(placement, rule.messages, choose_codecs(rule.messages, chosen, build(codecs["default"])))
+    why = unsuited(Stage(rule, tuple(blocks), wiring, 0, 1), found["train"].batch if "train" in found else 1)
+    if why:
+        place = path if len(path) > 1 else ("schedule", "staleness")
+        yield Mistake(place, "value", f"the steps of this rule cannot overlap: {why}")
 
 
 def _block_numbers(train: Train, count: int) -> Iterator[Mistake]:

@@ -11,9 +11,11 @@ from locallearn.config.codecs import EXACT, spelled
 from locallearn.config.document import MISSING, Document, KeyPath, split_key
 from locallearn.config.mistakes import Mistake, hint, nearest
 from locallearn.config.run import Held, Placement
+from locallearn.schedule import Schedule
 from locallearn.train import Stop, Train
 
 _TABLES = {"rule": "rules", "model": "models", "data": "datasets"}
+_PLAIN = {"train": Train, "stop": Stop, "schedule": Schedule}
 _EXTRAS = {"model": Placement, "data": Held}
 
 
@@ -68,7 +70,7 @@ def _default(path: KeyPath, run: Document, catalog: Catalog) -> Any:
         return spelled(EXACT)
     if head == "seed":
         return MISSING if rest else 0
-    classes = [{"train": Train, "stop": Stop}[str(head)]] if head in ("train", "stop") else _classes(head, run, catalog)
+    classes = [_PLAIN[str(head)]] if head in _PLAIN else _classes(head, run, catalog)
     for cls in classes:
         for field in dataclasses.fields(cls) if rest else ():
             if field.name == rest[0]:

@@ -25,6 +25,7 @@ from locallearn.data.intake import Augment
 from locallearn.errors import ConfigError
 from locallearn.fields import Count
 from locallearn.markers import Named
+from locallearn.schedule import Schedule
 from locallearn.train import Problems, Stop, Train
 
 NO_STOP = Stop()
@@ -105,6 +106,7 @@ class _File:
     train: Train
     codecs: Any = field(default_factory=dict)
     stop: Stop = NO_STOP
+    schedule: Schedule | None = None
     diagnostics: tuple[Literal["angle", "norms", "probe", "rule"], ...] = ()
     seed: Seed = 0
 
@@ -118,6 +120,7 @@ class Config:
 
     validation: share (float) or count (int) of the training examples held back. augment: what training images go through. codecs: by
     message name, kind or `default`; a name beats its kind, a kind beats the default. diagnostics: what evaluations find out besides.
+    schedule: the virtual clock that it trains under.
     """
 
     rule: Any
@@ -131,6 +134,7 @@ class Config:
     seed: int = 0
     augment: Augment | None = None
     diagnostics: tuple[str, ...] = ()
+    schedule: Schedule | None = None
     catalog: Catalog = field(default_factory=default_catalog, repr=False, compare=False)
 
     def canonical(self) -> dict[str, Any]:
@@ -146,7 +150,9 @@ class Config:
             "train": write(self.train),
             "codecs": {key: spelled(spec) for key, spec in self.codecs.items()},
             "stop": write(self.stop),
-        } | ({"diagnostics": list(self.diagnostics)} if self.diagnostics else {})
+            **({"schedule": write(self.schedule)} if self.schedule else {}),
+            **({"diagnostics": list(self.diagnostics)} if self.diagnostics else {}),
+        }
 
     def digest(self) -> str:
         """SHA-256 (hex) of the canonical form without the seed: equal for runs that differ in the seed alone."""

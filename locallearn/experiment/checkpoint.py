@@ -19,6 +19,7 @@ from locallearn.chain import ABSENT
 from locallearn.experiment.files import StoreError, read_json, write_json, write_whole
 from locallearn.runtime.parts import shard_part
 from locallearn.runtime.setup import Setup, Stage
+from locallearn.runtime.stale import kept
 from locallearn.runtime.training import Snapshot
 from locallearn.traffic import Channel, Traffic
 
@@ -76,19 +77,26 @@ def arrays(folder: Path) -> dict[str, np.ndarray]:
 
 def names(setup: Setup, stage: Stage) -> list[list[str]]:
     """The name of every array of a snapshot, by shard, in its order."""
-    state, memory = abstract(setup, stage)
+    state, memory, ring = abstract(setup, stage)
     found = []
     for shard in range(stage.wiring.shards):
-        row, ends = shard_part(stage.wiring, state, memory, shard)
+        row, ends, past = shard_part(stage.wiring, state, memory, ring, shard)
         own = [f"block{i}/{name}" for i, value in enumerate(row) if value is not ABSENT for name in _paths(value)]
-        found.append(own + [f"link/{name}" for name in _paths(ends)])
+        older = [f"older/block{i}/{name}" for i, value in enumerate(past) if value is not ABSENT for name in _paths(value)]
+        found.append(own + [f"link/{name}" for name in _paths(ends)] + older)
     return found
 
 
-def abstract(setup: Setup, stage: Stage) -> tuple[Any, Any]:
-    """Shapes and dtypes of a stage's states and of its channels' memories; nothing is computed."""
+def abstract(setup: Setup, stage: Stage) -> tuple[Any, Any, Any]:
+    """Shapes and dtypes of a stage's states, of its channels' memories and of its older weights; nothing is computed."""
     setup.plan_step(stage)  # before tracing: what it finds is kept
-    return jax.eval_shape(lambda: (setup.begin(stage), setup.memory(stage)))
+    depth = setup.staleness(stage)
+
+    def made() -> tuple[Any, Any, Any]:
+        state = setup.begin(stage)
+        return state, setup.memory(stage), kept(state, depth)
+
+    return jax.eval_shape(made)
 
 
 def _paths(tree: Any) -> list[str]:

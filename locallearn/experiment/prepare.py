@@ -16,6 +16,7 @@ from locallearn.data.dataset import Dataset, split
 from locallearn.errors import ConfigError, Problem, RuleError
 from locallearn.rule import Rule
 from locallearn.runtime.setup import Setup, Split, Stage
+from locallearn.runtime.stale import Timetable
 from locallearn.runtime.wiring import Wiring, choose_codecs
 from locallearn.train import Phase
 from locallearn.words import size
@@ -52,9 +53,20 @@ def prepare(config: Config, load: Callable[[Any], Dataset] = load_data, tested: 
         stop_bytes=config.stop.bytes,
         intake=dataclasses.replace(dataset.intake, augment=config.augment),
         diagnostics=config.diagnostics,
+        clock=_clock(config),
     )
     _afford(setup)
     return setup
+
+
+def _clock(config: Config) -> Callable[[Stage, int], Timetable] | None:
+    """The virtual clock that a run trains under, if it does."""
+    if config.schedule is None:
+        return None
+    from locallearn.network.timetable import timetable
+
+    schedule, train = config.schedule, config.train
+    return lambda stage, steps: timetable(schedule, stage, steps, train.batch, train.microbatches)
 
 
 def _afford(setup: Setup) -> None:

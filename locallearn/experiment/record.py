@@ -24,6 +24,7 @@ def record_of(setup: Setup, event: Evaluated) -> dict[str, Any]:
             "examples": event.step * setup.batch,
             "seconds": round(event.seconds, 6),
             "compile_seconds": round(event.compile_seconds, 6),
+            **({} if setup.clock is None else {"simulated_seconds": round(setup.simulated_seconds(event.step) or 0.0, 6)}),
             # A mean of means: its last digits depend on how the steps were cut into chunks, which follows the clock.
             "train_loss": None if event.train_loss is None else float(f"{event.train_loss:.7g}"),
             "validation_accuracy": event.accuracy,

@@ -108,6 +108,9 @@ def execute(config: Config, how: How = How(), directory: Path | None = None, fre
     if how.on == "ray" and config.diagnostics:
         what = "need the whole network in one process: leave them out, or take --on local or --on eager"
         raise ConfigError([Problem("diagnostics", what)])
+    if how.on == "ray" and config.schedule and config.schedule.staleness:
+        what = "shards run ahead under a virtual clock, in one process: take --on local or --on eager, or leave it out"
+        raise ConfigError([Problem("schedule.staleness", what)])
     if directory is None:
         return _train(config, how, prepare(config, how.load, how.tested), None)
     if fresh:

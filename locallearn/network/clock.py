@@ -28,7 +28,7 @@ SETTLED = 3
 
 def ends(events: Sequence[Event], network: Network, steps: int, ahead: int = 8) -> np.ndarray:
     """When each step ends, in seconds from the start: [steps]."""
-    order = _upwards(events)
+    order = upwards(events)
     return _replayed(events, network, steps, ahead) if order is None else _pipelined(events, network, steps, order)
 
 
@@ -127,7 +127,7 @@ def _queue(ready: Sequence[np.ndarray], costs: Sequence[float]) -> list[np.ndarr
     return done
 
 
-def _upwards(events: Sequence[Event]) -> list[int] | None:
+def upwards(events: Sequence[Event]) -> list[int] | None:
     """The shards in an order in which each comes after those that send to it, not counting what is early; None if there is none."""
     above: dict[int, set[int]] = {}
     waits: dict[int, int] = {event.shard: 0 for event in events}

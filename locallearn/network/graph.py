@@ -20,7 +20,8 @@ from locallearn.rule import Batch, Rule, descend
 class Event(NamedTuple):
     """Shard `shard` computes for `cost` seconds, or sends `cost` bytes to the shard `to`, after the events `needs`.
 
-    early: whether what is sent follows from the batch alone, so that it need not wait for its step.
+    early: whether what is sent follows from the batch alone, so that it need not wait for its step. reads: whether what is computed
+    uses the shard's weights.
     """
 
     shard: int
@@ -28,6 +29,7 @@ class Event(NamedTuple):
     cost: float
     to: int | None = None
     early: bool = False
+    reads: bool = False
 
 
 class Prices(Protocol):
@@ -67,7 +69,8 @@ class Skeleton(Fabric):
         """One event."""
         tokens = [leaf for leaf in jax.tree.leaves(args) if isinstance(leaf, Token)]
         needs = {token._event for token in tokens if token._event is not None}
-        event = Event(self.placement[i], tuple(sorted(needs)), self._prices.compute(function_name(fn), i))
+        reads = any(token._event is None and not token._early for token in tokens)
+        event = Event(self.placement[i], tuple(sorted(needs)), self._prices.compute(function_name(fn), i), reads=reads)
         return self._noted(event, all(token._early for token in tokens))
 
     def exchange(self, name: str, moves: Sequence[Move]) -> list[Token]:

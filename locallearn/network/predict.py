@@ -52,7 +52,10 @@ def course_of(folder: Path, accuracy: float | None = None, step_seconds: float |
     step_seconds: of computing in one step, in place of what the run itself took (which has its evaluations in it).
     """
     result = load(folder)
-    steps = result.step
+    steps, schedule = result.step, result.config.schedule
+    if schedule and schedule.staleness:
+        what = "on any other network its weights would have been of another age; its own is told by `locallearn show`"
+        raise LocallearnError(f"{folder}: trained with a staleness of {schedule.staleness} on {schedule.network}; {what}")
     if accuracy is not None:
         reached = [record["step"] for record in result.curve if (record["validation_accuracy"] or 0) >= accuracy]
         if not reached:

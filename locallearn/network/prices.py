@@ -79,13 +79,18 @@ def likenesses(blocks: int, count: int) -> list[int]:
 @functools.lru_cache(maxsize=8)
 def _costed(stage: Stage, size: int) -> Costing:
     costing = Costing(stage)
+    on_shapes(stage, costing, size)
+    return costing
+
+
+def on_shapes(stage: Stage, plan: Plan, size: int) -> None:
+    """One training step of `size` examples, which the plan takes note of."""
     blocks = stage.blocks
     state = jax.eval_shape(lambda: init_state(stage.rule, blocks, 0))
     x, y, key = Spec((size, *blocks[0].in_shape), blocks[0].in_dtype), Spec((size,), jnp.int32), Spec((2,), jnp.uint32)
     owners = 0, len(blocks) - 1, None, None
     batch = Batch(*(Planned(spec, owner, early=True) for spec, owner in zip((x, y, y, key), owners, strict=True)))
-    stage.rule.step(Chain(blocks, costing), Row(Planned(value, i) for i, value in enumerate(state)), batch)
-    return costing
+    stage.rule.step(Chain(blocks, plan), Row(Planned(value, i) for i, value in enumerate(state)), batch)
 
 
 def _operations(fn: Callable[..., Any], block: Block, specs: Sequence[Any], options: dict[str, Any]) -> float:

@@ -15,7 +15,7 @@ from locallearn.report.depth import course
 from locallearn.report.table import to_csv
 from locallearn.report.tabular import aligned, short, shown
 from locallearn.traffic import ASIDE
-from locallearn.words import decimal, duration, plural, size
+from locallearn.words import decimal, duration, plural, size, span
 
 STATUS = {"run": str, "state": str, "step": str, "valid": decimal, "test": decimal, "bytes": size, "age": duration}
 
@@ -149,6 +149,8 @@ def show_text(directory: Path) -> str:
 def _curve(records: Sequence[Mapping[str, Any]]) -> str:
     names = {"step": str, "train_loss": decimal, "validation_accuracy": decimal, "bytes": size, "seconds": duration}
     short = {"train_loss": "loss", "validation_accuracy": "valid", "bytes": "sent", "seconds": "time"}
+    if "simulated_seconds" in records[0]:
+        names, short = names | {"simulated_seconds": span}, short | {"simulated_seconds": "simulated"}
     rows = [{short.get(key, key): record[key] for key in names} for record in records]
     return shown(rows, "table", {short.get(key, key): write for key, write in names.items()})
 

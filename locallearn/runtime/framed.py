@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from locallearn.chain import ABSENT, Chain
+from locallearn.chain import ABSENT, Chain, Row
 from locallearn.codec import Context, Spec
 from locallearn.data.dataset import batches
 from locallearn.rule import Batch, step_keys
@@ -23,6 +23,7 @@ from locallearn.runtime.parts import carried, fill, merge_rows, settle_all, shar
 from locallearn.runtime.segments import Segments
 from locallearn.runtime.session import Session, count_correct, padded, training_step
 from locallearn.runtime.setup import Setup, Stage
+from locallearn.runtime.stale import begun_with, kept, renewed
 from locallearn.runtime.wiring import Wiring
 from locallearn.traffic import Channel, Traffic
 
@@ -39,6 +40,7 @@ class FramedSession(Session):
     def __init__(self, setup: Setup, shards: Sequence[int]):
         self.setup, self.shards, self.traffic = setup, tuple(shards), Traffic()
         self._state: Any = None
+        self._ring = Row(())
         self._ends: list[dict[int, Endpoint]] = []
         self._segments: dict[int, Segments] = {}
         self._entered: Stage | None = None
@@ -55,6 +57,7 @@ class FramedSession(Session):
         self.stage = stage
         self._specs = self.setup.plan_step(stage).channels
         self._state = self.setup.begin(stage, self._state, self._mine)
+        self._ring = kept(self._state, self.setup.staleness(stage))
         if stage is not self._entered:  # a session that is rewound within a stage keeps its programs
             self._segments, self._entered = {shard: Segments() for shard in self.shards}, stage
         ends = [
@@ -105,20 +108,20 @@ class FramedSession(Session):
     def snapshot(self) -> list[list[np.ndarray]]:
         """As FusedSession's, leaf for leaf, of the shards that are here."""
         return [
-            [np.array(leaf) for leaf in jax.tree.leaves(shard_part(self.stage.wiring, self._state, self._memories(), shard))]
+            [np.array(leaf) for leaf in jax.tree.leaves(shard_part(self.stage.wiring, self._state, self._memories(), self._ring, shard))]
             for shard in self.shards
         ]
 
     def restore(self, shards: Sequence[Sequence[np.ndarray]]) -> None:
         """The inverse of `snapshot`."""
-        states = {}
+        states, rings = {}, {}
         for shard, leaves in zip(self.shards, shards, strict=True):
-            like = shard_part(self.stage.wiring, self._state, self._memories(), shard)
-            states[shard], memories = fill(like, leaves)
+            like = shard_part(self.stage.wiring, self._state, self._memories(), self._ring, shard)
+            states[shard], memories, rings[shard] = fill(like, leaves)
             for slot, (senders, receivers) in zip(self._ends, memories, strict=True):
                 slot[shard].senders.update(senders)
                 slot[shard].receivers.update(receivers)
-        self._state = merge_rows(self.stage.wiring.placement, states)
+        self._state, self._ring = (merge_rows(self.stage.wiring.placement, rows) for rows in (states, rings))
 
     def together(self, jobs: list[Callable[[], Any]]) -> list[Any]:
         """The microbatches' jobs, one after the other; each is computed to its end."""
@@ -160,8 +163,10 @@ class FramedSession(Session):
             pairs = zip(self._ends, jobs, strict=True)
             return self.together([lambda ends=ends, job=job: settle_all(placement, ends, job()) for ends, job in pairs])
 
-        state, info = training_step(stage, chains, self._state, batch, settled)
+        stale = begun_with(self._state, self._ring, step, self.setup.delays(stage, step, step + 1)[0])
+        state, info = training_step(stage, chains, self._state, batch, settled, stale)
         self._state, loss = settle_all(placement, self._ends[0], (state, info.loss))
+        self._ring = renewed(self._ring, self._state, step)
         for fabric in fabrics:
             self.traffic += fabric.traffic
         return loss

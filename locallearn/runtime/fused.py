@@ -23,6 +23,7 @@ from locallearn.runtime.local import Fused
 from locallearn.runtime.parts import carried, fill, merge_rows, shard_part
 from locallearn.runtime.session import Session, count_correct, padded, training_step
 from locallearn.runtime.setup import Setup, Stage
+from locallearn.runtime.stale import begun_with, kept, renewed
 from locallearn.traffic import Channel, Traffic
 
 CHUNK = 512
@@ -48,6 +49,7 @@ class FusedSession(Session):
         self.programs = {} if programs is None else programs
         self._state: Any = None
         self._memory: list[Any] = []
+        self._ring = Row(())
         self._x, self._y = jnp.asarray(setup.split.train.x), jnp.asarray(setup.split.train.y)
 
     def enter(self, stage: Stage) -> None:
@@ -65,6 +67,7 @@ class FusedSession(Session):
         self._state = setup.begin(stage, self._state)
         blank = jax.tree.map(jnp.array, setup.memory(stage))  # copies: what both ends begin with is given up twice
         self._memory = [carried(old, new, before, stage.wiring) for old, new in zip(self._memory or blank, blank, strict=True)]
+        self._ring = kept(self._state, setup.staleness(stage))
         if number not in self.programs:
             self.programs[number] = self._compiled()
         self._loop, self._score = self.programs[number].loop, self.programs[number].score
@@ -73,7 +76,8 @@ class FusedSession(Session):
     def _compiled(self) -> Programs:
         stage, setup = self.stage, self.setup
         index, keys = np.zeros((CHUNK, setup.batch), np.int32), np.zeros((CHUNK, 2), np.uint32)
-        args = (self._state, self._memory), self._x, self._y, index, keys, np.int32(0)
+        delays = np.zeros((CHUNK, len(stage.blocks)), np.int32)
+        args = (self._state, self._memory, self._ring), self._x, self._y, index, keys, delays, np.int32(0), np.int32(0)
         loop = (
             jax.jit(functools.partial(_steps, stage, intake=setup.intake, metered=self._metered), donate_argnums=0).lower(*args).compile()
         )
@@ -117,17 +121,17 @@ class FusedSession(Session):
     def snapshot(self) -> list[list[np.ndarray]]:
         """States and channel memories, each with its shard."""
         return [
-            [np.array(leaf) for leaf in jax.tree.leaves(shard_part(self.stage.wiring, self._state, self._memory, shard))]
+            [np.array(leaf) for leaf in jax.tree.leaves(shard_part(self.stage.wiring, self._state, self._memory, self._ring, shard))]
             for shard in range(self.stage.wiring.shards)
         ]
 
     def restore(self, shards: Sequence[Sequence[np.ndarray]]) -> None:
         """The inverse of `snapshot`."""
-        states, memories = {}, {}
+        states, memories, rings = {}, {}, {}
         for shard, leaves in enumerate(shards):
-            like = shard_part(self.stage.wiring, self._state, self._memory, shard)
-            states[shard], memories[shard] = fill(like, leaves)
-        self._state = merge_rows(self.stage.wiring.placement, states)
+            like = shard_part(self.stage.wiring, self._state, self._memory, self._ring, shard)
+            states[shard], memories[shard], rings[shard] = fill(like, leaves)
+        self._state, self._ring = (merge_rows(self.stage.wiring.placement, rows) for rows in (states, rings))
         self._memory = [
             {channel: (memories[channel.src][k][0][channel], memories[channel.dst][k][1][channel]) for channel in slot}
             for k, slot in enumerate(self._memory)
@@ -138,8 +142,10 @@ class FusedSession(Session):
         index = np.zeros((CHUNK, setup.batch), np.int32)
         index[:n] = batches(setup.seed, len(setup.split.train.y), setup.batch, start, stop)
         keys = step_keys(setup.seed, start, start + CHUNK)
-        carry = self._state, self._memory
-        (self._state, self._memory), losses, sizes = self._loop(carry, self._x, self._y, index, keys, np.int32(n))
+        delays = np.zeros((CHUNK, len(self.stage.blocks)), np.int32)
+        delays[:n] = setup.delays(self.stage, start, stop)
+        carry, args = (self._state, self._memory, self._ring), (index, keys, delays, np.int32(start), np.int32(n))
+        (self._state, self._memory, self._ring), losses, sizes = self._loop(carry, self._x, self._y, *args)
         self.traffic += _measured(self._step * n, self._metered, sizes)
         return np.asarray(losses)[:n]
 
@@ -159,23 +165,30 @@ def _steps(
     y: Any,
     index: Any,
     keys: Any,
+    delays: Any,
+    start: Any,
     n: Any,
     *,
     intake: Intake = PLAIN,
     metered: tuple[Channel, ...] = (),
 ) -> Any:
-    """The first n of CHUNK steps: (state and channel memories, losses, bytes and frames of each step on each metered channel)."""
+    """The first n of CHUNK steps from `start`: (carry, losses, bytes and frames of each step on each metered channel).
+
+    carry: state, channel memories, older weights. delays: [CHUNK, blocks], how old they are to be.
+    """
 
     def one(k: Any, now: Any) -> Any:
-        (state, memory), losses, sizes = now
+        (state, memory, ring), losses, sizes = now
         i = index[k]
         fabrics = [Fused(stage.wiring, m, Context(p), metered) for m, p in zip(memory, jnp.split(i, len(memory)), strict=True)]
         chains = [Chain(stage.blocks, fabric) for fabric in fabrics]
         batch = Batch(seen_in_training(intake, x[i], keys[k], i), y[i], i, keys[k])
-        state, info = training_step(stage, chains, state, batch, lambda jobs: [job() for job in jobs])
+        stale = begun_with(state, ring, start + k, delays[k])
+        state, info = training_step(stage, chains, state, batch, lambda jobs: [job() for job in jobs], stale)
+        ring = renewed(ring, state, start + k)
         memory = [fabric.memory for fabric in fabrics]
         sizes = tuple(all_.at[k].set(sum(f.sizes[channel] for f in fabrics)) for channel, all_ in zip(metered, sizes, strict=True))
-        return (state, memory), losses.at[k].set(info.loss.astype(losses.dtype)), sizes
+        return (state, memory, ring), losses.at[k].set(info.loss.astype(losses.dtype)), sizes
 
     unknown = tuple(jnp.zeros((CHUNK, 2), jnp.int32) for _ in metered)
     return jax.lax.fori_loop(0, n, one, (carry, jnp.zeros(CHUNK, jnp.float32), unknown))

@@ -47,8 +47,8 @@ def merge_rows(placement: Sequence[int], rows: Mapping[int, Row]) -> Row:
     return Row(rows[shard][i] if shard in rows else ABSENT for i, shard in enumerate(placement))
 
 
-def shard_part(wiring: Wiring, state: Any, memory: Sequence[Any], shard: int) -> tuple[Row, list[Any]]:
-    """What one shard holds: its states, and for each microbatch its senders and its receivers."""
+def shard_part(wiring: Wiring, state: Any, memory: Sequence[Any], ring: Row, shard: int) -> tuple[Row, list[Any], Row]:
+    """What one shard holds: its states, for each microbatch its senders and its receivers, and its older weights."""
     ends = [
         (
             {c: both[0] for c, both in sorted(slot.items()) if c.src == shard},
@@ -56,7 +56,7 @@ def shard_part(wiring: Wiring, state: Any, memory: Sequence[Any], shard: int) ->
         )
         for slot in memory
     ]
-    return of_shard(wiring.placement, state, shard), ends
+    return of_shard(wiring.placement, state, shard), ends, of_shard(wiring.placement, ring, shard)
 
 
 def carried(old: Mapping[Channel, Any], new: dict[Channel, Any], before: Wiring | None, now: Wiring) -> dict[Channel, Any]:

@@ -62,19 +62,24 @@ class Session(abc.ABC):
 
 
 def training_step(
-    stage: Stage, chains: Sequence[Chain], state: Row, batch: Batch, together: Callable[[list[Any]], list[Any]]
+    stage: Stage,
+    chains: Sequence[Chain],
+    state: Row,
+    batch: Batch,
+    together: Callable[[list[Any]], list[Any]],
+    stale: Row | None = None,
 ) -> tuple[Row, Info]:
     """One step: the rule's own on one chain, or the mean of the gradients of equal microbatches, each on a chain of its own.
 
-    together: runs the microbatches' jobs and returns what they give, in order.
+    together: runs the microbatches' jobs and returns what they give, in order. stale: the states that the step began with, if older.
     """
     if len(chains) == 1:
-        return whole_step(stage.rule, chains[0], state, batch)
+        return whole_step(stage.rule, chains[0], state, batch, stale)
     if any(block.observes for block in stage.blocks):
         raise RuleError(WHOLE_BATCH)
-    parts = split_batch(batch, len(chains))
+    parts, begun = split_batch(batch, len(chains)), state if stale is None else stale
     grads, memory, info = zip(
-        *together([functools.partial(stage.rule.gradients, c, state, p) for c, p in zip(chains, parts, strict=True)]),
+        *together([functools.partial(stage.rule.gradients, c, begun, p) for c, p in zip(chains, parts, strict=True)]),
         strict=True,
     )
     loss = chains[0].at_top(mean, *(part.loss for part in info))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from locallearn.data.intake import PLAIN, Intake
 from locallearn.rule import Batch, Message, Rule, block_keys, init_state, whole_step
 from locallearn.runtime.intake import seen
 from locallearn.runtime.local import Plan, Planned
+from locallearn.runtime.stale import Timetable
 from locallearn.runtime.wiring import Wiring, initial_memory
 from locallearn.traffic import Channel, Traffic
 
@@ -80,6 +81,7 @@ class Setup:
 
     stop_accuracy, stop_bytes: end early at this validation accuracy, or before these bytes are passed. intake: how the examples of the
     split become what the bottom block sees. diagnostics: what is found out at evaluations besides (`locallearn.runtime.diagnostics`).
+    clock: the timetable of so many steps of a stage between two evaluations, for runs that have a virtual clock.
     """
 
     stages: tuple[Stage, ...]
@@ -92,7 +94,9 @@ class Setup:
     stop_bytes: int | None = None
     intake: Intake = PLAIN
     diagnostics: tuple[str, ...] = ()
+    clock: Callable[[Stage, int], Timetable] | None = None
     _footprints: dict[Any, Footprint] = field(default_factory=dict, init=False, repr=False)
+    _timetables: dict[tuple[int, int], Timetable] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def steps(self) -> int:
@@ -141,6 +145,44 @@ class Setup:
         """The next evaluation: they are at the multiples of `evaluate_every` and at the end of each stage."""
         every = self.evaluate_every
         return min([(step // every + 1) * every, *(stage.stop for stage in self.stages if stage.stop > step)])
+
+    def _intervals(self, step: int) -> Iterator[tuple[Stage, int, int]]:
+        """(stage, first step, the step after the last) from evaluation to evaluation, to the one after `step - 1`."""
+        first = 0
+        while first < step:
+            stop = self.evaluation_after(first)
+            yield next(stage for stage in self.stages if first < stage.stop), first, stop
+            first = stop
+
+    def _timetable(self, stage: Stage, steps: int) -> Timetable:
+        assert self.clock is not None
+        key = stage.start, steps
+        if key not in self._timetables:
+            self._timetables[key] = self.clock(stage, steps)
+        return self._timetables[key]
+
+    def simulated_seconds(self, step: int) -> float | None:
+        """On the virtual clock, when the evaluation after `step` steps is over; None without one. Its own messages take no time."""
+        if self.clock is None:
+            return None
+        return sum(self._timetable(stage, stop - first).seconds for stage, first, stop in self._intervals(step))
+
+    def staleness(self, stage: Stage) -> int:
+        """How many updates old the weights are at most that a step of the stage begins with."""
+        if self.clock is None:
+            return 0
+        return max(self._timetable(each, stop - first).depth for each, first, stop in self._intervals(stage.stop) if each is stage)
+
+    def delays(self, stage: Stage, start: int, stop: int) -> np.ndarray:
+        """How many updates old the weights are that steps [start, stop) of a stage begin with: int32[steps, blocks]."""
+        if self.clock is None:
+            return np.zeros((stop - start, len(stage.blocks)), np.int32)
+        found = [
+            self._timetable(each, last - first).delays[max(start - first, 0) : stop - first]
+            for each, first, last in self._intervals(stop)
+            if last > start
+        ]
+        return np.concatenate(found)[:, list(stage.wiring.placement)]
 
     def planned_bytes(self, step: int) -> int:
         """Bytes of training up to an evaluation: an upper bound where codecs have variable sizes, exact where they have not."""

@@ -11,7 +11,7 @@ from locallearn.cli import code_of
 from locallearn.config.run import resolve
 from locallearn.errors import LocallearnError
 from locallearn.experiment.prepare import network
-from locallearn.network.clock import _pipelined, _replayed, _upwards, ends
+from locallearn.network.clock import _pipelined, _replayed, ends, upwards
 from locallearn.network.graph import Event, step_graph
 from locallearn.network.predict import course_of, predict
 from locallearn.network.prices import Prices, likenesses
@@ -108,14 +108,14 @@ def test_a_pipeline_is_what_replaying_it_finds(rule, net):
     events = [event for event in graph(rule) if not event.early]  # early ones share a link in the one, and not in the other
     renumber = {k: n for n, k in enumerate(k for k, event in enumerate(graph(rule)) if not event.early)}
     events = [event._replace(needs=tuple(renumber[n] for n in event.needs if n in renumber)) for event in events]
-    order = _upwards(events)
+    order = upwards(events)
     assert order is not None
     np.testing.assert_allclose(_pipelined(events, net, 40, order), _replayed(events, net, 40, 8), rtol=1e-9)
 
 
 def test_what_comes_down_is_no_pipeline():
-    assert _upwards(graph("backprop")) is None
-    assert _upwards(graph("mono_forward")) is not None
+    assert upwards(graph("backprop")) is None
+    assert upwards(graph("mono_forward")) is not None
 
 
 def test_a_chain_of_two_by_hand():

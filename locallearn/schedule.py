@@ -1,0 +1,36 @@
+"""The section `schedule`: the virtual clock under which a run trains, and how far its shards may run ahead."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Ge, Le
+
+from locallearn.errors import LocallearnError
+from locallearn.fields import Positive
+from locallearn.networks import parse_network
+
+Steps = Annotated[int, Ge(0), Le(1024)]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A clock on which a run is told how late it is, on a network that is not here.
+
+    network: that the shards send over, by name or in words. step: seconds that one step takes to compute, all shards together.
+    staleness: a shard that waits for what comes down may begin so many further steps, each of which uses, to its end, the weights that it
+    began with.
+    """
+
+    network: str
+    step: Positive
+    staleness: Steps = 0
+
+    def problems(self) -> list[tuple[str, str]]:
+        """A network that is none."""
+        try:
+            parse_network(self.network)
+        except LocallearnError as error:
+            return [("network", str(error))]
+        return []
