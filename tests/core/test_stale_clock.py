@@ -147,7 +147,7 @@ def test_what_cannot_overlap_is_refused_at_its_line():
     resolve(config("backprop", codecs={"activation": ["difference(none, 5000)", "int4"]}))
     with pytest.raises(ConfigError, match="`fast` is no network"):
         resolve(config(schedule={"network": "fast", "step": 0.01}))
-    with pytest.raises(ConfigError, match="schedule.step: is missing"):
+    with pytest.raises(ConfigError, match=r"schedule\.step: is missing"):
         resolve(config(schedule={"network": "1mbit"}))
 
 
