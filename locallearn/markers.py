@@ -48,3 +48,17 @@ def parse_size(value: Any) -> int:
 
 
 Size = Annotated[int, Parsed(parse_size), Gt(0)]
+
+_TIMES = {"ms": 1e-3, "s": 1, "": 1, "min": 60, "h": 3600}
+_TIME = re.compile(r"([0-9]+(?:\.[0-9]*)?)\s*([a-z]*)")
+
+
+def parse_seconds(value: Any) -> float:
+    """Seconds from a number or from text such as `60 s`, `2 min` or `1.5 h`."""
+    match = _TIME.fullmatch(str(value).strip())
+    if match is None or isinstance(value, bool) or match[2] not in _TIMES:
+        raise ValueError("is no time; times are written as 60 s, 2 min, 1.5 h or a number of seconds")
+    return float(match[1]) * _TIMES[match[2]]
+
+
+Seconds = Annotated[float, Parsed(parse_seconds), Gt(0)]

@@ -143,6 +143,8 @@ def _shapes(found: Mapping[str, Any], rules: Sequence[tuple[KeyPath, Any]], data
         if shards != first:
             own = [Mistake(path, "value", "trains another cut of the model than the run's own rule: it takes a run of its own")]
         yield from own or [*_statistics(rule, held, path, found.get("train")), *_staleness(rule, held, shards, path, found)]
+    if "cluster" in found and first is not None:
+        yield from hooked(found["cluster"].misfits(max(first) + 1), ("cluster",))
     if "train" in found:
         yield from _block_numbers(found["train"], len(first or blocks))
 

@@ -25,6 +25,7 @@ from locallearn.data.intake import Augment
 from locallearn.errors import ConfigError
 from locallearn.fields import Count
 from locallearn.markers import Named
+from locallearn.runtime.placement import PLAIN, Cluster
 from locallearn.schedule import Schedule
 from locallearn.train import Problems, Stop, Train
 
@@ -108,6 +109,7 @@ class _File:
     stop: Stop = NO_STOP
     schedule: Schedule | None = None
     diagnostics: tuple[Literal["angle", "norms", "probe", "rule"], ...] = ()
+    cluster: Cluster = PLAIN
     seed: Seed = 0
 
 
@@ -116,7 +118,7 @@ RUN_KEYS = tuple(item.name for item in dataclasses.fields(_File))
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that decides the result of a run.
+    """Everything that decides the result of a run, and `cluster`, which says where its shards are to live and decides nothing.
 
     validation: share (float) or count (int) of the training examples held back. augment: what training images go through. codecs: by
     message name, kind or `default`; a name beats its kind, a kind beats the default. diagnostics: what evaluations find out besides.
@@ -135,11 +137,17 @@ class Config:
     augment: Augment | None = None
     diagnostics: tuple[str, ...] = ()
     schedule: Schedule | None = None
+    cluster: Cluster = field(default=PLAIN, compare=False)
     catalog: Catalog = field(default_factory=default_catalog, repr=False, compare=False)
 
     def canonical(self) -> dict[str, Any]:
-        """The configuration as plain data, all defaults written: for YAML and JSON, and to be resolved again."""
+        """What decides the result as plain data, all defaults written: for YAML and JSON, and to be resolved again."""
         return self._content() | {"seed": self.seed}
+
+    def asked(self) -> dict[str, Any]:
+        """What is asked of a cluster, as plain data: the keys that are not at their default."""
+        usual = plain(PLAIN, self.catalog)
+        return {key: value for key, value in plain(self.cluster, self.catalog).items() if value != usual[key]}
 
     def _content(self, identity: bool = False) -> dict[str, Any]:
         write = functools.partial(plain, catalog=self.catalog, identity=identity)

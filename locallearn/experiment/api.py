@@ -50,7 +50,7 @@ def run(
 def configuration(source: Source, sets: Sequence[str] = ()) -> Config:
     """The resolved configuration of whatever `run` takes."""
     if isinstance(source, Config):
-        return resolve(source.canonical(), sets) if sets else source
+        return resolve(source.canonical() | {"cluster": source.asked()}, sets) if sets else source
     if isinstance(source, str | Path):
         return resolve(read(source), sets)
     return resolve(with_blocks(source), sets)

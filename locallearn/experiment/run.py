@@ -136,6 +136,7 @@ def _stored(config: Config, how: How, store: Store) -> Result:
         meta = {**provenance(), "on": how.on, "source": how.source, "varied": dict(how.varied)}
         if how.tuned:
             meta["tuned"] = how.tuned._asdict()
+        meta |= {"cluster": config.asked()} if how.on == "ray" else {}
         store.begin(write_yaml(config, _header(how, meta)), meta)
     try:
         setup = prepare(config, how.load, how.tested)
@@ -210,6 +211,8 @@ def _events(config: Config, how: How, setup: Setup, resume: Snapshot | None, kee
         keep_seconds=keep_seconds,
         transport=how.transport,
         network=network,
+        name=f"{config.label()}-{config.identity()}-seed-{config.seed}",
+        cluster=config.cluster,
     )
 
 

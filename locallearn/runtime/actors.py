@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import ray
 
+from locallearn.runtime.placement import Seat, Share, seat, sit
+
 LEAVE_SECONDS = 30.0
 """For a training to notice that its run was given up: it may be compiling."""
 
@@ -36,15 +38,9 @@ class Status(NamedTuple):
 class ShardActor:
     """One shard. Ray's threads deliver frames and answer the driver; the training has a thread of its own."""
 
-    def __init__(self, shard: int, core: int | None = None):
-        if core is not None:
-            os.sched_setaffinity(0, {core})
-        import jax
-
+    def __init__(self, shard: int):
         # Frames arrive on other threads than the one that trains: it should not wait long for its turn after each.
         sys.setswitchinterval(5e-5)
-        # A shard waits for each result at once, so a hand-over to another thread costs time and hides none.
-        jax.config.update("jax_cpu_enable_async_dispatch", False)
         self._shard = shard
         self._transport: Any = None
         self._worker: Any = None
@@ -55,6 +51,18 @@ class ShardActor:
     def hired(self) -> int:
         """That the actor is there: its process id."""
         return os.getpid()
+
+    def seat(self) -> Seat:
+        """Where this shard came to sit."""
+        return seat()
+
+    def sit(self, share: Share) -> None:
+        """What it may compute on; JAX comes after this."""
+        sit(share)
+        import jax
+
+        # A shard waits for each result at once, so a hand-over to another thread costs time and hides none.
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
 
     def listen(self, life: int, host: str | None, secret: bytes) -> tuple[str, int]:
         """Ready for a life whose frames cross sockets: where this shard listens.

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import secrets
 import socket
 import uuid
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import ray
 from ray import exceptions
 
-from locallearn.errors import LocallearnError, NoRay, ShardLost
+from locallearn.errors import NoRay, ShardLost
 from locallearn.networks import Network
 from locallearn.runtime.actors import ShardActor
+from locallearn.runtime.placement import PLAIN, Cluster, Place, Seat, Unplaced, shares, unplaced
 from locallearn.runtime.setup import Setup
 from locallearn.runtime.supervisor import Supervisor
 from locallearn.runtime.training import Event, Snapshot
 
-PLACE_SECONDS = 60.0
+START_SECONDS = 120.0
+"""For a process to start where there is a place, or for a lost place to be found again on another node."""
 ANSWER_SECONDS = 5.0
 """Who does not answer so long after a shard was lost counts as lost with it."""
+PRIVATE_SECONDS = 5.0
+"""To find places on a Ray of our own: no node will join it later."""
 
 _ENVIRONMENT = {"RAY_worker_niceness": "0", "RAY_max_direct_call_object_size": "8000000", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 """Workers at normal priority; frames up to 8 MB travel inside the call; accelerators stay visible to actors that reserve none."""
@@ -39,21 +44,22 @@ def train_on_ray(
     transport: str = "socket",
     network: Network | None = None,
     name: str = "run",
+    cluster: Cluster = PLAIN,
 ) -> Iterator[Event]:
     """The events of `training.train`, from actors. make_setup is called in every actor, so that data is read where it is used.
 
     address: of a running Ray; without it RAY_ADDRESS, and without that a private Ray on this machine, which goes when the run ends.
     transport: `socket`, or `ray` where actors cannot reach each other's ports: frames are then calls of Ray, several times as slow.
-    network: to emulate between the actors.
+    network: to emulate between the actors. name: of the run, in Ray's dashboard. cluster: where the shards are to live.
     An actor that dies is replaced, and all go on from the last snapshot. Raises ShardLost where that does not help, LocallearnError when a
     shard fails by itself or cannot be placed.
     """
     shards = make_setup().stages[0].wiring.shards
-    with Crew(shards, address=address, transport=transport, name=name) as crew:
+    with Crew(shards, address=address, transport=transport, name=name, cluster=cluster) as crew:
         yield from crew.train(make_setup, resume, keep_seconds, network)
 
 
-def _connect(address: str | None, shards: int) -> bool:
+def _connect(address: str | None, needed: Mapping[str, float]) -> bool:
     """Join or start Ray; whether it is ours alone."""
     if ray.is_initialized():
         return False
@@ -69,7 +75,9 @@ def _connect(address: str | None, shards: int) -> bool:
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     with _no_fork_warning():
-        ray.init(address="local", include_dashboard=False, num_cpus=max(shards, os.cpu_count() or 1), **quiet)
+        cpus = max(math.ceil(needed.get("CPU", 0)), os.cpu_count() or 1)
+        own = {name: amount for name, amount in needed.items() if name not in ("CPU", "GPU")}
+        ray.init(address="local", include_dashboard=False, num_cpus=cpus, resources=own, **quiet)
     return True
 
 
@@ -94,8 +102,10 @@ class Crew:
     processes: their process ids. peak_memory: bytes, for each actor.
     """
 
-    def __init__(self, shards: int, *, address: str | None = None, transport: str = "socket", name: str = "run"):
-        self.shards, self.address, self.transport, self.name = shards, address, transport, name
+    def __init__(self, shards: int, *, address: str | None = None, transport: str = "socket", name: str = "run", cluster: Cluster = PLAIN):
+        self.shards, self.address, self.transport, self.name, self.cluster = shards, address, transport, name, cluster
+        self._place: Place | None = None
+        self._seats: dict[int, Seat] = {}
         self.actors: list[Any] = []
         self.processes: list[int] = []
         self.peak_memory = [0] * shards
@@ -103,7 +113,7 @@ class Crew:
         self._numbers = 0
 
     def __enter__(self) -> Crew:
-        self._private = _connect(self.address, self.shards)
+        self._private = _connect(self.address, self.cluster.total(self.shards))
         try:
             self._hire()
         except BaseException:
@@ -116,6 +126,10 @@ class Crew:
             with contextlib.suppress(Exception):
                 ray.kill(actor)
         self.actors = []
+        if self._place is not None:
+            with contextlib.suppress(Exception):
+                self._place.release()
+            self._place = None
         if self._private:
             with _no_fork_warning():
                 ray.shutdown()
@@ -170,27 +184,31 @@ class Crew:
         return answers
 
     def _hire(self) -> None:
-        """One actor for each shard, each on a core of its own where they would else fight for the cores of this machine."""
+        """One actor for each shard, where there is a place for it."""
+        patience = min(self.cluster.timeout, PRIVATE_SECONDS if self._private else math.inf)
+        self._place = Place(self.cluster, self.shards, patience)
         self.actors = [self._hire_one(k) for k in range(self.shards)]
         self.processes = self._present(range(self.shards))
 
     def _hire_one(self, shard: int) -> Any:
-        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-        pinned = bool(self._private and cores and self.shards >= len(cores))
-        options = {"num_cpus": 1, "max_concurrency": 32, "name": f"locallearn:{self.name}:shard-{shard}:{uuid.uuid4().hex[:8]}"}
-        return ShardActor.options(**options).remote(shard, cores[shard % len(cores)] if pinned else None)  # type: ignore[attr-defined]
+        """A name in the dashboard is clean, and free, because each actor has a namespace of its own."""
+        assert self._place is not None
+        name, own = f"locallearn:{self.name}:shard-{shard}", f"locallearn-{uuid.uuid4().hex}"
+        options = {**self._place.options(shard), "max_concurrency": 32, "name": name, "namespace": own}
+        return ShardActor.options(**options).remote(shard)  # type: ignore[attr-defined]
 
     def _present(self, shards: Iterable[int]) -> list[int]:
-        """The process ids of actors that were just hired. LocallearnError if they find no place."""
-        waiting = [self.actors[k].hired.remote() for k in shards]
-        placed, unplaced = ray.wait(waiting, num_returns=len(waiting), timeout=PLACE_SECONDS)
-        if unplaced:
-            free = ray.available_resources().get("CPU", 0)
-            raise LocallearnError(
-                f"only {len(placed)} of {len(waiting)} shards found a place within {PLACE_SECONDS:.0f} s: each needs 1 CPU and "
-                f"{free:g} are free; take fewer shards or a larger Ray"
-            )
-        return self._all(waiting, shards)
+        """The process ids of actors that were just hired, each kept to the cores that it may compute on. Unplaced if they find no place."""
+        hired = list(shards)
+        waiting = [self.actors[k].seat.remote() for k in hired]
+        patience = max(self.cluster.timeout, START_SECONDS)
+        placed, _ = ray.wait(waiting, num_returns=len(waiting), timeout=patience)
+        if len(placed) < len(waiting):
+            raise Unplaced(unplaced(self.cluster, self.shards, patience))
+        self._seats.update(zip(hired, self._all(waiting, hired), strict=True))
+        dealt = shares([self._seats[k] for k in range(self.shards)], self.cluster)
+        self._all([self.actors[k].sit.remote(dealt[k]) for k in hired], hired)
+        return [self._seats[k].process for k in hired]
 
 
 def _is_good(reference: Any) -> bool:

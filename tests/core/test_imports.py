@@ -12,7 +12,7 @@ import locallearn
 ROOT = Path(locallearn.__file__).parent
 CORE = {
     "locallearn." + name
-    for name in ("chain", "block", "rule", "codec", "traffic", "errors", "fields", "markers", "networks", "convolution", "search")
+    for name in ("chain", "block", "rule", "codec", "traffic", "errors", "fields", "markers", "networks", "convolution", "search", "words")
 }
 MAY = {
     "core": CORE,

@@ -20,6 +20,7 @@ from locallearn.rules import RULES
 from locallearn.runtime.cluster import Crew
 from locallearn.runtime.framed import EagerSession
 from locallearn.runtime.mailbox import WINDOW
+from locallearn.runtime.placement import Cluster
 from locallearn.runtime.training import Evaluated, Finished, Progress, Snapshot, train
 
 pytestmark = pytest.mark.ray
@@ -210,10 +211,9 @@ def test_a_shard_that_fails_says_which_and_why(crew):
         list(crew.train(functools.partial(fails_in_an_actor, setup_of("backprop"))))
 
 
-def test_a_crew_that_cannot_be_placed_says_so(crew, monkeypatch):
-    monkeypatch.setattr("locallearn.runtime.cluster.PLACE_SECONDS", 1.0)
-    with pytest.raises(LocallearnError, match=r"only 0 of 5 shards found a place within 1 s: each needs 1 CPU"), Crew(5):
-        pass
+def test_a_crew_that_cannot_be_placed_says_so(crew):
+    with pytest.raises(LocallearnError, match=r"5 shards found no place within 0.5 s\n  asked for  each: 1 CPU\n"):
+        Crew(5, cluster=Cluster(timeout=0.5)).__enter__()
 
 
 def test_no_ray_at_the_address():

@@ -1,0 +1,213 @@
+"""Where shards live on a cluster: what each reserves, on which nodes, and on how many cores it computes. Nothing here changes a result."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from locallearn.errors import LocallearnError
+from locallearn.fields import NonNegative, Positive
+from locallearn.markers import Seconds
+from locallearn.words import duration, plural
+
+STRATEGIES = {"spread": "SPREAD", "strict": "STRICT_SPREAD", "pack": "PACK"}
+NODES_SHOWN = 10
+
+
+class Unplaced(LocallearnError):
+    """The shards found no place."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What a run asks of a cluster; it is no part of the run's identity.
+
+    spread: `spread` puts shards on different nodes as far as possible, `strict` takes nothing else, `pack` wants few nodes. cpus: that each
+    shard reserves, and computes on; by default one is reserved, and a shard that has its node's cores for itself uses them all. gpus,
+    resources: that each reserves besides, the latter by the names that the nodes were started with. Each of these is one value for all
+    shards or a list with one for each. timeout: how long to wait for a place.
+    """
+
+    spread: Literal["spread", "strict", "pack"] = "spread"
+    cpus: NonNegative | tuple[NonNegative, ...] | None = None
+    gpus: NonNegative | tuple[NonNegative, ...] = 0
+    resources: dict[str, Positive] | tuple[dict[str, Positive], ...] = field(default_factory=dict)
+    timeout: Seconds = 60.0
+
+    def problems(self) -> Iterable[tuple[str, str]]:
+        """Resources that have a key of their own."""
+        named = self.resources if isinstance(self.resources, tuple) else (self.resources,)
+        if {"CPU", "GPU"} & {name for amounts in named for name in amounts}:
+            yield "resources", "CPUs and GPUs have the keys `cpus` and `gpus`"
+
+    def misfits(self, shards: int) -> Iterable[tuple[str, str]]:
+        """(key, what is wrong) for a run of so many shards."""
+        lists = [name for name in ("cpus", "gpus", "resources") if isinstance(getattr(self, name), tuple)]
+        wrong = [name for name in lists if len(getattr(self, name)) != shards]
+        for name in wrong:
+            yield name, f"has {plural(len(getattr(self, name)), 'entry').replace('entrys', 'entries')} for {plural(shards, 'shard')}"
+        if not wrong:
+            idle = [k for k in range(shards) if not any(self.bundle(k).values())]
+            if idle:
+                yield "cpus", f"shard {idle[0]} would reserve nothing at all, and so could be anywhere; give it a CPU, or part of one"
+
+    def bundle(self, shard: int) -> dict[str, float]:
+        """What one shard reserves."""
+        cpus = 1 if self.cpus is None else _own(self.cpus, shard)
+        amounts = {"CPU": cpus, "GPU": _own(self.gpus, shard), **_own(self.resources, shard)}
+        return {name: amount for name, amount in amounts.items() if amount}
+
+    def cores(self, shard: int) -> int | None:
+        """How many cores a shard was given to compute on; None where nobody said."""
+        return None if self.cpus is None else max(1, int(_own(self.cpus, shard)))
+
+    def total(self, shards: int) -> dict[str, float]:
+        """What all shards reserve together."""
+        return dict(sum((Counter(self.bundle(k)) for k in range(shards)), Counter()))
+
+
+def _own(value: Any, shard: int) -> Any:
+    return value[shard] if isinstance(value, tuple) else value
+
+
+PLAIN = Cluster()
+"""One CPU for each shard, wherever there is one, on different nodes as far as possible."""
+
+
+class Place:
+    """The places of all shards of a run, reserved together. options(k): for the actor of shard k, wherever its place is now."""
+
+    def __init__(self, cluster: Cluster, shards: int, patience: float):
+        import ray
+
+        self._cluster, self._shards = cluster, shards
+        bundles: Any = [cluster.bundle(k) for k in range(shards)]
+        self._group = ray.util.placement_group(bundles, strategy=STRATEGIES[cluster.spread])
+        if not self._group.wait(patience):
+            self.release()
+            raise Unplaced(unplaced(cluster, shards, patience))
+
+    def options(self, shard: int) -> dict[str, Any]:
+        """Options of Ray for an actor: it runs in its own part of what is reserved, on another node if that one is lost."""
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        amounts = dict(self._cluster.bundle(shard))
+        gpus = {"num_gpus": amounts.pop("GPU")} if "GPU" in amounts else {}
+        return {
+            "num_cpus": amounts.pop("CPU", 0),
+            **gpus,
+            "resources": amounts,
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=shard),
+        }
+
+    def release(self) -> None:
+        """Give everything back."""
+        import ray
+
+        ray.util.remove_placement_group(self._group)
+
+
+class Node(NamedTuple):
+    """A node that is alive. amounts: of its resources, in all."""
+
+    name: str
+    amounts: Mapping[str, float]
+
+
+def _nodes() -> list[Node]:
+    import ray
+
+    return [Node(node["NodeManagerAddress"], node["Resources"]) for node in ray.nodes() if node["Alive"]]
+
+
+def unplaced(cluster: Cluster, shards: int, waited: float) -> str:
+    """What was asked for, and what each node of the Ray that this process has joined has."""
+    import ray
+
+    return told(cluster, shards, waited, _nodes(), ray.available_resources())
+
+
+def told(cluster: Cluster, shards: int, waited: float, nodes: Sequence[Node], free: Mapping[str, float]) -> str:
+    """The same, of nodes that are known."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for k in range(shards):
+        groups[_words(cluster.bundle(k))].append(k)
+    asked = {name for k in range(shards) for name in cluster.bundle(k)}
+    lines = [f"{plural(shards, 'shard')} found no place within {duration(waited)}"]
+    for words, members in groups.items():
+        who = "each" if len(members) == shards else f"{'shard' if len(members) == 1 else 'shards'} {', '.join(map(str, members))}"
+        lines.append(f"  asked for  {who}: {words}")
+    lines += [f"             {shards} different nodes (cluster.spread: strict)"] if cluster.spread == "strict" else []
+    for k, node in enumerate(nodes[:NODES_SHOWN]):
+        lines.append(
+            f"  {'there is' if k == 0 else '':<9}  node {node.name}: {_words({name: node.amounts.get(name, 0) for name in sorted(asked)})}"
+        )
+    lines += [f"             and {len(nodes) - NODES_SHOWN} more nodes"] if len(nodes) > NODES_SHOWN else []
+    lines.append(f"  free now   {_words({name: free.get(name, 0) for name in sorted(asked)})} on all nodes together")
+    return "\n".join([*lines, "Start more nodes, or ask for less under `cluster:`, such as --set cluster.spread=spread."])
+
+
+def _words(amounts: Mapping[str, float]) -> str:
+    return ", ".join(f"{amount:g} {name}" for name, amount in amounts.items()) or "nothing"
+
+
+class Seat(NamedTuple):
+    """Where an actor sits. machine: its node. cores: that its process may use. cpus: of the node, as Ray counts them."""
+
+    process: int
+    machine: str
+    cores: tuple[int, ...]
+    cpus: float
+
+
+class Share(NamedTuple):
+    """What an actor computes on. threads: for XLA, None for as many as there are cores. cores: to stay on, none for any."""
+
+    threads: int | None
+    cores: tuple[int, ...]
+
+
+def seat() -> Seat:
+    """Of this process."""
+    import ray
+
+    context = ray.get_runtime_context()
+    cpus = next((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["NodeID"] == context.get_node_id()), 0)
+    cores = tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else tuple(range(os.cpu_count() or 1))
+    return Seat(os.getpid(), context.get_node_id(), cores, cpus)
+
+
+def shares(seats: Sequence[Seat], cluster: Cluster) -> list[Share]:
+    """For each shard: so many threads as it was given cores, or one where shards have no cores for themselves.
+
+    Where the shards of a machine own all of its cores, each stays on its own, which makes small networks a third faster; else the system
+    moves them about, for others may be there. A node of fewer CPUs than the machine has cores, such as a container, counts as it is.
+    """
+    found: dict[int, Share] = {}
+    together: dict[str, list[int]] = defaultdict(list)
+    for k, one in enumerate(seats):
+        together[one.machine].append(k)
+    for members in together.values():
+        cores = seats[members[0]].cores
+        room = min(len(cores), max(1, int(seats[members[0]].cpus)))
+        given = [cluster.cores(k) or (1 if len(members) >= room else None) for k in members]
+        full = sum(count or 0 for count in given) >= len(cores)
+        first = 0
+        for k, count in zip(members, given, strict=True):
+            threads = min(count or room, len(cores))
+            own = tuple(cores[(first + i) % len(cores)] for i in range(threads)) if full else ()
+            found[k] = Share(threads if threads < len(cores) else None, own if threads < len(cores) else ())
+            first += threads
+    return [found[k] for k in range(len(seats))]
+
+
+def sit(share: Share) -> None:
+    """Keep this process to its share. To be called before JAX is imported, which counts cores then."""
+    if share.cores:
+        for thread in os.listdir("/proc/self/task"):  # of this process are already some; later ones do as the thread that starts them
+            os.sched_setaffinity(int(thread), share.cores)
+    if share.threads:
+        os.environ["NPROC"] = str(share.threads)

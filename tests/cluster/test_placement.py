@@ -1,0 +1,211 @@
+"""Where shards live: what they reserve and on which nodes, the cores that they compute on, and what is said where there is no place."""
+
+import functools
+import subprocess
+import sys
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster as Machines
+
+from locallearn.config.run import resolve, write_yaml
+from locallearn.errors import ConfigError
+from locallearn.experiment.prepare import prepare
+from locallearn.runtime.cluster import Crew
+from locallearn.runtime.framed import EagerSession
+from locallearn.runtime.placement import Cluster, Node, Place, Seat, Share, Unplaced, shares, told
+from locallearn.runtime.training import train
+
+CORES = (3, 5, 6, 7)
+
+# what a file may ask for
+
+RUN = {
+    "rule": {"name": "direct_feedback"},
+    "model": {"name": "mlp", "widths": [196, 12, 11, 10], "shards": 3},
+    "data": {"name": "fashion14", "limit": 300, "validation": 40},
+    "train": {"steps": 6, "batch": 16, "evaluate_every": 6},
+}
+
+
+def test_what_is_asked_of_a_cluster_is_no_part_of_a_runs_identity():
+    asked = resolve({**RUN, "cluster": {"spread": "strict", "cpus": [1, 2, 1], "resources": {"rack": 1}, "timeout": "2 min"}})
+    plain = resolve(RUN)
+    assert asked.digest() == plain.digest()
+    assert write_yaml(asked) == write_yaml(plain)
+    assert asked.cluster == Cluster("strict", (1, 2, 1), 0, {"rack": 1}, 120)
+    assert (asked.asked(), plain.asked()) == ({"spread": "strict", "cpus": [1, 2, 1], "resources": {"rack": 1}, "timeout": 120}, {})
+
+
+@pytest.mark.parametrize(
+    ("cluster", "mistake"),
+    [
+        ({"spread": "strikt"}, "cluster.spread: `strikt`.*did you mean `strict`"),
+        ({"sprad": "strict"}, "cluster.sprad: unknown key; did you mean `spread`"),
+        ({"cpus": [1, 2]}, "cluster.cpus.*has 2 entries for 3 shards"),
+        ({"resources": [{"rack": 1}]}, "cluster.resources.*has 1 entry for 3 shards"),
+        ({"cpus": -1}, "cluster.cpus: `-1`"),
+        ({"cpus": [1, 0, 1]}, "shard 1 would reserve nothing at all"),
+        ({"resources": {"GPU": 1}}, "have the keys `cpus` and `gpus`"),
+        ({"timeout": "soon"}, "is no time; times are written as 60 s"),
+        ({"timeout": 0}, "cluster.timeout: `0`"),
+    ],
+)
+def test_mistakes_are_found_before_anything_runs(cluster, mistake):
+    with pytest.raises(ConfigError, match=mistake):
+        resolve({**RUN, "cluster": cluster})
+
+
+def test_each_shard_reserves_its_own():
+    cluster = Cluster(cpus=(1, 4, 0.5), gpus=1, resources=({"rack": 1}, {}, {}))
+    assert [cluster.bundle(k) for k in range(3)] == [{"CPU": 1, "GPU": 1, "rack": 1}, {"CPU": 4, "GPU": 1}, {"CPU": 0.5, "GPU": 1}]
+    assert cluster.total(3) == {"CPU": 5.5, "GPU": 3, "rack": 1}
+    assert not list(cluster.misfits(3))
+
+
+# the cores that a shard computes on
+
+
+def seats(*machines, cpus=4):
+    return [Seat(100 + k, machine, CORES, cpus) for k, machine in enumerate(machines)]
+
+
+def test_a_shard_alone_on_its_node_has_all_cores():
+    assert shares(seats("a", "b"), Cluster()) == [Share(None, ())] * 2
+
+
+def test_as_many_shards_as_cores_have_one_each():
+    single = [Share(1, (core,)) for core in CORES]
+    assert shares(seats(*"aabaa"), Cluster()) == [*single[:2], Share(None, ()), *single[2:]]
+
+
+def test_more_shards_than_cores_take_turns():
+    assert [share.cores for share in shares(seats(*"aaaaaa"), Cluster())] == [(3,), (5,), (6,), (7,), (3,), (5,)]
+
+
+def test_a_shard_computes_on_what_it_was_given():
+    assert shares(seats("a", "b"), Cluster(cpus=2)) == [Share(2, ())] * 2, "others may have the other two"
+    assert shares(seats("a", "a"), Cluster(cpus=2)) == [Share(2, (3, 5)), Share(2, (6, 7))]
+    assert shares(seats("a", "a"), Cluster(cpus=(3, 0.5))) == [Share(3, (3, 5, 6)), Share(1, (7,))]
+    assert shares(seats("a"), Cluster(cpus=16)) == [Share(None, ())]
+
+
+def test_a_container_has_the_cores_that_ray_says_it_has():
+    assert shares(seats("a", "b", cpus=2), Cluster()) == [Share(2, ())] * 2
+
+
+def test_xla_keeps_to_the_threads_of_a_share():
+    script = """
+import os, sys
+from locallearn.runtime.placement import Share, sit
+sit(Share(int(sys.argv[1]), tuple(sorted(os.sched_getaffinity(0)))[:1]))
+import jax
+jax.jit(lambda x: (x @ x).sum())(jax.numpy.ones((300, 300))).block_until_ready()
+names = [open(f"/proc/self/task/{t}/comm").read() for t in os.listdir("/proc/self/task")]
+print(sum("XLAEigen" in name for name in names), len(os.sched_getaffinity(0)))
+"""
+    for threads in ("1", "3"):
+        done = subprocess.run([sys.executable, "-c", script, threads], capture_output=True, text=True, check=True, timeout=120)
+        assert done.stdout.split() == [threads, "1"]
+
+
+# what is said where there is no place
+
+
+def test_who_finds_no_place_learns_what_was_asked_for_and_what_there_is():
+    nodes = [Node("10.0.0.1", {"CPU": 8, "memory": 1e9}), Node("10.0.0.2", {"CPU": 2, "GPU": 1})]
+    text = told(Cluster("strict", (4, 4, 1), (1, 1, 0)), 3, 60, nodes, {"CPU": 3.0})
+    assert text.splitlines() == [
+        "3 shards found no place within 1 min",
+        "  asked for  shards 0, 1: 4 CPU, 1 GPU",
+        "  asked for  shard 2: 1 CPU",
+        "             3 different nodes (cluster.spread: strict)",
+        "  there is   node 10.0.0.1: 8 CPU, 0 GPU",
+        "             node 10.0.0.2: 2 CPU, 1 GPU",
+        "  free now   3 CPU, 0 GPU on all nodes together",
+        "Start more nodes, or ask for less under `cluster:`, such as --set cluster.spread=spread.",
+    ]
+    many = told(Cluster(), 2, 60, [Node(f"10.0.0.{k}", {"CPU": 1}) for k in range(200)], {})
+    assert len(many.splitlines()) < 20
+    assert "and 190 more nodes" in many
+
+
+# three nodes
+
+
+@pytest.fixture(scope="module")
+def address():
+    """Of a Ray of three nodes, each with four CPUs and one of them with a rack; this process has joined it."""
+    machines = Machines(initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False})
+    machines.add_node(num_cpus=4)
+    machines.add_node(num_cpus=4, resources={"rack": 1})
+    ray.init(address=machines.address, log_to_driver=False, logging_level="ERROR")
+    yield machines.address
+    ray.shutdown()
+    machines.shutdown()
+
+
+@ray.remote
+def machine():
+    return ray.get_runtime_context().get_node_id()
+
+
+def machines_of(cluster, shards):
+    """The nodes that the shards were given, in order."""
+    place = Place(cluster, shards, cluster.timeout)
+    try:
+        return ray.get([machine.options(**place.options(k)).remote() for k in range(shards)])
+    finally:
+        place.release()
+
+
+on_ray = pytest.mark.ray
+
+
+@on_ray
+def test_a_shard_on_each_node_gives_the_result_of_one_process(address):
+    config = resolve({**RUN, "cluster": {"spread": "strict"}})
+    with Crew(3, address=address, cluster=config.cluster, name="some") as crew:
+        assert len({seat.machine for seat in ray.get([actor.seat.remote() for actor in crew.actors])}) == 3
+        theirs = list(crew.train(functools.partial(prepare, config)))[-1]
+    ours = list(train(EagerSession(prepare(config))))[-1]
+    assert all(a.tobytes() == b.tobytes() for x, y in zip(theirs.shards, ours.shards, strict=True) for a, b in zip(x, y, strict=True))
+    assert theirs.traffic == ours.traffic
+
+
+@on_ray
+def test_shards_have_nodes_of_their_own_as_long_as_there_are_some(address):
+    assert len(set(machines_of(Cluster(), 3))) == 3
+    assert len(set(machines_of(Cluster(cpus=0.5), 6))) == 3
+    assert len(set(machines_of(Cluster("pack"), 2))) == 1
+
+
+@on_ray
+def test_a_shard_can_ask_for_a_certain_node(address):
+    (rack,) = [node["NodeID"] for node in ray.nodes() if "rack" in node["Resources"]]
+    machines = machines_of(Cluster(resources=({}, {}, {"rack": 1})), 3)
+    assert machines[2] == rack
+    assert len(set(machines)) == 3
+
+
+@on_ray
+@pytest.mark.parametrize(
+    ("cluster", "shards", "asked"),
+    [
+        (Cluster("strict", timeout=0.5), 4, "each: 1 CPU\n             4 different nodes"),
+        (Cluster(cpus=5, timeout=0.5), 1, "each: 5 CPU"),
+        (Cluster(resources={"rack": 1}, timeout=0.5), 2, "each: 1 CPU, 1 rack"),
+        (Cluster(gpus=1, timeout=0.5), 2, "each: 1 CPU, 1 GPU"),
+    ],
+)
+def test_what_cannot_be_met_ends_with_what_there_is(address, cluster, shards, asked):
+    with pytest.raises(Unplaced, match=r"found no place within 0\.5 s") as found:
+        machines_of(cluster, shards)
+    assert f"asked for  {asked}" in str(found.value)
+    assert str(found.value).count("node ") == 3
+
+
+@on_ray
+def test_places_are_given_back(address):
+    for _ in range(5):
+        Place(Cluster("strict", cpus=4), 3, 30).release()
