@@ -186,21 +186,30 @@ def sweep(
 @cli.command()
 @click.argument("folder", type=click.Path(path_type=Path), default="runs")
 @format_option
-def status(folder: Path, form: str) -> None:
+@click.option("-w", "--watch", is_flag=True, help="Look again every second, until all runs are over.")
+def status(folder: Path, form: str, watch: bool) -> None:
     """Show the state of all runs in a folder.
+
+    With --watch a terminal is redrawn; a pipe gets a line for each change.
 
     \b
     Example:
-      locallearn status runs/frontier
+      locallearn status runs/frontier --watch
     """
-    from locallearn.report.inspection import status_text
+    from locallearn.report import status as states
 
-    click.echo(status_text(folder, form))
+    if watch and form != "table":
+        raise click.UsageError("--watch has no --format: a pipe gets a line for each change")
+    if watch:
+        states.watch(folder, sys.stdout)
+    else:
+        click.echo(states.status_text(folder, form))
 
 
 @cli.command()
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
-def show(folder: Path) -> None:
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def show(folder: Path, form: str) -> None:
     """Show one run: settings, curve, traffic.
 
     \b
@@ -209,7 +218,25 @@ def show(folder: Path) -> None:
     """
     from locallearn.report.inspection import show_text
 
-    click.echo(show_text(folder))
+    click.echo(show_text(folder, form))
+
+
+@cli.command()
+@click.argument("folders", metavar="RUN RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@format_option
+def compare(folders: tuple[Path, ...], form: str) -> None:
+    """Show in what runs differ, and what came out.
+
+    Settings that are not the same in all of them, then each result, compared
+    with the first.
+
+    \b
+    Example:
+      locallearn compare runs/first/backprop-1a2b3c4d/seed-*
+    """
+    from locallearn.report.comparing import compare_text
+
+    click.echo(compare_text(folders, form))
 
 
 @cli.command()

@@ -41,7 +41,7 @@ class Failure(NamedTuple):
 
     @classmethod
     def of(cls, error: Exception) -> Failure:
-        """In words that cross from one process to another."""
+        """In words, which cross from one process to another."""
         return cls(type(error).__name__, str(error), isinstance(error, FailedBefore))
 
 
@@ -55,6 +55,11 @@ class Outcome(NamedTuple):
     state: str
     result: Result | None = None
     failure: Failure | None = None
+
+    @property
+    def reason(self) -> str | None:
+        """Why it failed, in words that are the same wherever the run lies; None if it did not."""
+        return self.failure and f"{self.failure.kind}: {self.failure.text.replace(str(self.directory), '')}"
 
 
 class Planned(NamedTuple):
@@ -125,7 +130,7 @@ class Course:
         """Whether to go on after a failure."""
         if self.fail_fast:
             raise LocallearnError("stopped at the first failure (--fail-fast)")
-        new = [outcome.failure for outcome in self.outcomes if not (outcome.failure and outcome.failure.earlier)]
+        new = [outcome.reason for outcome in self.outcomes if not (outcome.failure and outcome.failure.earlier)]
         if len(new) == ALIKE and not self.keep_going and None not in new and len(set(new)) == 1:
             raise LocallearnError(f"the first {ALIKE} runs all failed in the same way; --keep-going runs the others all the same")
 
@@ -166,26 +171,26 @@ def _loader() -> Callable[[Any], Any]:
     return functools.lru_cache(maxsize=2)(load_data)
 
 
-def write_sweep(folder: Path, sweep: Sweep, source: Path, data: Any, chosen: Sequence[Any] = ()) -> None:
+def write_sweep(course: Course, sweep: Sweep, source: Path, data: Any, chosen: Sequence[Any] = ()) -> None:
     """sweep.yaml: the sweep as it was read, and its runs; of a tuned one its trials, and what was chosen so far (`tuning.Chosen`)."""
+    folder = course.folder
+
+    def entry(run: Run) -> dict[str, Any]:
+        return {"run": course.directory(run).relative_to(folder).as_posix(), "varied": dict(run.varied)}
+
     import yaml
 
     origin = f"{relative(str(source))}{' @ ' + (commit() or '')}".rstrip(" @")
     follow = [run for found in chosen if found.trial is not None for run in found.study.follow[found.trial]]
-    runs = [{"run": f"{run.name}/seed-{run.config.seed}", "varied": dict(run.varied)} for run in (*sweep.runs, *follow)]
+    runs = [entry(run) for run in (*sweep.runs, *follow)]
     skipped = [{"varied": dict(entry.varied), "because": entry.because} for entry in sweep.skipped]
     content = {"sweep": data, "runs": runs, "skipped": skipped}
     if sweep.studies:
-        content["trials"] = [_trial(run) for study in sweep.studies for run in study.trials]
+        content["trials"] = [entry(run) | (run.tuned._asdict() if run.tuned else {}) for study in sweep.studies for run in study.trials]
         content["chosen"] = [_choice(found) for found in chosen]
     text = f"# from {origin}\n" + yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120)
     make_folder(folder)
     write_whole(folder / "sweep.yaml", lambda file: file.write(text.encode()))
-
-
-def _trial(run: Run) -> dict[str, Any]:
-    assert run.tuned is not None
-    return {"run": f"{run.name}/seed-{run.config.seed}", "varied": dict(run.varied), **run.tuned._asdict()}
 
 
 def _choice(found: Any) -> dict[str, Any]:

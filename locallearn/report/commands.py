@@ -56,7 +56,7 @@ def sweep(
         progress = stack.enter_context(SweepProgress(sys.stdout, quiet))
         each = How(**how, tell=progress.of_run, interrupted=interrupted, source=str(path))
         course = Course(folder, each, progress, flags["retry_failed"], flags["fail_fast"], flags["keep_going"], jobs)
-        write = functools.partial(write_sweep, folder, found, path, document.data)
+        write = functools.partial(write_sweep, course, found, path, document.data)
         write(known_choices(course, found))
         choices: list[Chosen] = []
         try:

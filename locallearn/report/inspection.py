@@ -1,23 +1,20 @@
-"""Looking at runs: their plan before they begin, their state from outside, one of them in detail."""
+"""Looking at runs: their plan before they begin, and one of them in detail."""
 
 from __future__ import annotations
 
 import functools
 import json
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from locallearn.errors import LocallearnError
-from locallearn.experiment.store import NEW, Store, run_directories
+from locallearn.experiment.store import NEW, Store
 from locallearn.report.depth import course
 from locallearn.report.table import to_csv
 from locallearn.report.tabular import aligned, short, shown
 from locallearn.traffic import ASIDE
 from locallearn.words import decimal, duration, plural, size, span
-
-STATUS = {"run": str, "state": str, "step": str, "valid": decimal, "test": decimal, "bytes": size, "age": duration}
 
 
 def plan_text(path: Path, sets: Sequence[str], form: str) -> str:
@@ -99,44 +96,16 @@ def _sweep_plan(document: Any, form: str, only: Sequence[str]) -> str:
     return "\n".join([shown(rows, form, words), "", *left_out, f"{plural(count, 'run')} send {size(amount)} in all"])
 
 
-def status_rows(root: Path) -> list[dict[str, Any]]:
-    """Every run below a directory: how far it is, and seconds since anything was written there."""
-    rows = []
-    for directory in run_directories(root):
-        store = Store(directory)
-        records, ending = store.records(), store.read("result.json")
-        last = records[-1] if records else {}
-        newest = max(path.stat().st_mtime for path in directory.iterdir())
-        rows.append(
-            {
-                "run": directory.relative_to(root).as_posix() if directory != root else directory.name,
-                "state": store.state if ending.get("reason") != "diverged" else "diverged",
-                "step": last.get("step", 0),
-                "valid": last.get("validation_accuracy"),
-                "test": ending.get("test_accuracy"),
-                "bytes": last.get("bytes", 0),
-                "age": round(max(0.0, time.time() - newest), 1),
-            }
-        )
-    return rows
-
-
-def status_text(root: Path, form: str) -> str:
-    """`locallearn status`."""
-    rows = status_rows(root)
-    if not rows:
-        raise LocallearnError(f"{root}: there are no runs here")
-    return shown(rows, form, {**STATUS, "run": short})
-
-
-def show_text(directory: Path) -> str:
-    """`locallearn show`: configuration, curve, traffic by link, and the failure if there is one."""
+def show_text(directory: Path, form: str = "table") -> str:
+    """`locallearn show`: where it comes from, configuration, curve, traffic by link, and the failure if there is one."""
     store = Store(directory)
     if store.state == NEW:
         raise LocallearnError(f"{directory}: there is no run here; `locallearn status {directory}` lists those below")
-    ending, failure = store.read("result.json"), store.read("failure.json")
-    parts = [f"{directory}  {store.state}", store.path("config.yaml").read_text().rstrip()]
-    records = store.records()
+    ending, failure, meta, records = *(store.read(f"{name}.json") for name in ("result", "failure", "meta")), store.records()
+    if form == "json":
+        told = {"state": store.state, "config": store.read_config(), "meta": meta, "records": records, "result": ending, "failure": failure}
+        return json.dumps(told, indent=1, ensure_ascii=False)
+    parts = [f"{directory}  {store.state}\n{_origin(meta)}", store.path("config.yaml").read_text().rstrip()]
     parts += [part for part in (_curve(records), course(records)) if part] if records else []
     if ending:
         tested = f"test {decimal(ending['test_accuracy'], 4)} (lossless {decimal(ending['test_accuracy_lossless'], 4)})"
@@ -144,6 +113,21 @@ def show_text(directory: Path) -> str:
     if failure:
         parts.append(f"failed after step {failure['step']} with {failure['type']}: {failure['message']}\n{failure['traceback'].rstrip()}")
     return "\n\n".join(parts)
+
+
+def _origin(meta: Mapping[str, Any]) -> str:
+    """When, where and how a run began; what tuning has to do with it."""
+    tuned = meta.get("tuned", {})
+    role = "" if not tuned else f", {_role(tuned)}"
+    where = f"on {meta.get('host', 'an unknown machine')}, {', '.join(meta.get('devices', ()))}, {meta.get('on', '')}"
+    resumed = f", gone on with {len(meta['resumed'])} times" if meta.get("resumed") else ""
+    return f"begun {meta.get('started', '')} {where}{resumed}{role}"
+
+
+def _role(tuned: Mapping[str, Any]) -> str:
+    values = ", ".join(f"{key} {value}" for key, value in tuned.get("values", {}).items())
+    name = "the choice" if tuned.get("trial") is None else f"trial {tuned['trial']}"
+    return f"{name} of study {tuned.get('study')}: {values}"
 
 
 def _curve(records: Sequence[Mapping[str, Any]]) -> str:

@@ -47,6 +47,14 @@ def cell(value: Any) -> str:
     return str(value)
 
 
+def flattened(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        found |= flattened(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
+    return found
+
+
 def short(name: str, width: int = 36) -> str:
     """A long name without its middle: both the beginning and the seed tell runs apart."""
     return name if len(name) <= width else f"{name[: width - 20]}…{name[-19:]}"

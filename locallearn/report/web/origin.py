@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from locallearn.experiment.store import FINISHED, Store
 from locallearn.report.material import Material, family
-from locallearn.report.tabular import cell
+from locallearn.report.tabular import cell, flattened
 from locallearn.report.web.elements import Html, bullets, code, details, folded, named, section, table, tag, together
 from locallearn.words import plural
 
@@ -49,14 +48,6 @@ def _settings(material: Material) -> Html:
         own = folded(["", "where settings differ"], rows, words=2)
         parts += [tag("h3", panel), own, details(f"Settings that all of them share ({len(shared)})", table(["", "value"], shared, words=2))]
     return together(parts)
-
-
-def flattened(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Dotted keys."""
-    found: dict[str, Any] = {}
-    for key, value in config.items():
-        found |= flattened(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
-    return found
 
 
 def failures(material: Material) -> Html:

@@ -1,0 +1,183 @@
+"""The state of all runs of a folder, once or again and again: from files alone, whoever runs them and wherever."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import yaml
+
+from locallearn.errors import LocallearnError
+from locallearn.experiment.store import FAILED, FINISHED, INTERRUPTED, NEW, RUNNING, Store, run_directories
+from locallearn.report.tabular import short, shown
+from locallearn.words import decimal, duration, plural, size
+
+DIVERGED = "diverged"
+OVER = (FINISHED, FAILED, DIVERGED)
+ORDER = (RUNNING, FAILED, INTERRUPTED, DIVERGED, FINISHED, NEW)
+"""In which they are counted, and shown where there is no room for all."""
+
+WIDTH = 80
+
+
+def _since(seconds: float | None) -> str:
+    """Roughly: `3 min`."""
+    return "-" if seconds is None else " ".join(duration(seconds).split()[:2])
+
+
+COLUMNS = {"state": str, "step": str, "valid": decimal, "test": decimal, "bytes": size, "age": _since}
+
+
+class Status:
+    """Looks at a folder; what is over is read once."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self._over: dict[Path, dict[str, Any]] = {}
+        self._read: dict[Path, tuple[float, Mapping[str, Any]]] = {}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Every run below the folder, then those that a sweep there has not begun."""
+        found = {directory: self._row(directory) for directory in run_directories(self.root)}
+        return [*found.values(), *(_blank(name) for path, name in self._planned() if path not in found)]
+
+    def over(self, rows: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether nothing is left to do: also no choice of a tuned sweep."""
+        return all(row["state"] in OVER for row in rows) and not any(map(_undecided, self._plans().values()))
+
+    def _row(self, directory: Path) -> dict[str, Any]:
+        if directory in self._over:
+            return {**self._over[directory], "age": _age(self._over[directory]["written"])}
+        row = _row(directory, self.root)
+        if row["state"] in OVER and row["state"] != FAILED:  # a failure may be retried
+            self._over[directory] = row
+        return row
+
+    def _plans(self) -> dict[Path, Mapping[str, Any]]:
+        """Every sweep.yaml at most one level below."""
+        paths = [self.root / "sweep.yaml", *sorted(self.root.glob("*/sweep.yaml"))]
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        for path in (path for path in paths if path.exists()):
+            written = path.stat().st_mtime
+            if self._read.get(path.parent, (None,))[0] != written:
+                self._read[path.parent] = written, yaml.load(path.read_text(), Loader=loader) or {}
+        return {folder: plan for folder, (_, plan) in self._read.items()}
+
+    def _planned(self) -> Iterator[tuple[Path, str]]:
+        for folder, plan in self._plans().items():
+            for entry in (*plan.get("trials", ()), *plan.get("runs", ())):
+                path = folder / entry["run"]
+                yield path, path.relative_to(self.root).as_posix()
+
+
+def _row(directory: Path, root: Path) -> dict[str, Any]:
+    store = Store(directory)
+    state, records, ending = store.state, store.records(), store.read("result.json")
+    last = records[-1] if records else {}
+    written = max((path.stat().st_mtime for path in directory.iterdir() if path.exists()), default=0.0)
+    return {
+        "run": directory.relative_to(root).as_posix() if directory != root else directory.name,
+        "state": DIVERGED if ending.get("reason") == DIVERGED else state,
+        "step": last.get("step", 0),
+        "valid": last.get("validation_accuracy"),
+        "test": ending.get("test_accuracy"),
+        "bytes": last.get("bytes", 0),
+        "age": _age(written),
+        "written": written,
+    }
+
+
+def _blank(name: str) -> dict[str, Any]:
+    return {"run": name, "state": NEW, "step": 0, "valid": None, "test": None, "bytes": 0, "age": None, "written": None}
+
+
+def _age(written: float) -> float:
+    return round(max(0.0, time.time() - written), 1)
+
+
+def _undecided(plan: Mapping[str, Any]) -> bool:
+    """Whether a tuned sweep has studies that have not chosen."""
+    studies = {(str(entry["run"]).partition("/")[0], entry["study"]) for entry in plan.get("trials", ())}
+    return len(plan.get("chosen", ())) < len(studies)
+
+
+def counted(rows: Sequence[Mapping[str, Any]]) -> str:
+    """`25 runs: 3 running, 14 finished, 8 new`."""
+    if not rows:
+        return "no runs yet"
+    counts = Counter(str(row["state"]) for row in rows)
+    return f"{plural(len(rows), 'run')}: {', '.join(f'{counts[state]} {state}' for state in ORDER if counts[state])}"
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A line for each run, in which its name gets the room that is left."""
+    rest = max(map(len, shown(rows, "table", COLUMNS).splitlines()))
+    return shown(rows, "table", {"run": lambda name: short(name, max(22, WIDTH - rest - 2)), **COLUMNS})
+
+
+def status_text(root: Path, form: str) -> str:
+    """`locallearn status`."""
+    rows = Status(root).rows()
+    if not rows:
+        raise LocallearnError(f"{root}: there are no runs here")
+    if form == "table":
+        return f"{table(rows)}\n\n{counted(rows)}"
+    return shown([{key: row[key] for key in ("run", *COLUMNS)} for row in rows], form)
+
+
+def watch(root: Path, out: TextIO, seconds: float = 1.0) -> None:
+    """`locallearn status --watch`: until every run is over. A terminal is redrawn; otherwise there is a line for each change."""
+    if out.isatty():
+        _redraw(Status(root), out, seconds)
+    else:
+        _tell(Status(root), out, seconds)
+
+
+def _redraw(status: Status, out: TextIO, seconds: float) -> None:
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    console = Console(file=out, highlight=False)
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            rows = status.rows()
+            live.update(Text(screen(rows, console.height, status.root), overflow="ellipsis", no_wrap=True), refresh=True)
+            if rows and status.over(rows):
+                return
+            time.sleep(seconds)
+
+
+def screen(rows: Sequence[Mapping[str, Any]], height: int, root: Path) -> str:
+    """What fits: the count, what runs, then what is of most interest, the latest first."""
+    if not rows:
+        return f"{root}: {counted(rows)}"
+    ranked = sorted(rows, key=lambda row: (ORDER.index(row["state"]), row["age"] or 0.0))
+    room = max(1, height - 4)
+    kept = ranked if len(ranked) <= room else ranked[: room - 1]
+    more = [f"... and {len(ranked) - len(kept)} more"] if len(kept) < len(ranked) else []
+    return "\n".join([counted(rows), "", table(kept), *more])
+
+
+def _tell(status: Status, out: TextIO, seconds: float) -> None:
+    known: dict[str, tuple[Any, ...]] = {}
+    print(f"{time.strftime('%H:%M:%S')} {counted(status.rows())}", file=out, flush=True)
+    while True:
+        rows = status.rows()
+        for row in rows:
+            now = row["state"], row["step"]
+            if row["state"] != NEW and known.get(row["run"]) != now:
+                known[row["run"]] = now
+                print(f"{time.strftime('%H:%M:%S')} {_line(row)}", file=out, flush=True)
+        if rows and status.over(rows):
+            print(f"{time.strftime('%H:%M:%S')} {counted(rows)}", file=out, flush=True)
+            return
+        time.sleep(seconds)
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    figures = f"{row['step']:>7} steps  valid {decimal(row['valid']):<6} {size(row['bytes']):>9}"
+    return f"{short(row['run'], 26):<26} {row['state']:<11}{figures}"
