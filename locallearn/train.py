@@ -27,7 +27,8 @@ class Optimizer:
     """What turns a block's gradient into its update; each block has an optimizer of its own, so everything in it is local.
 
     warmup: share of all steps. final: rate at the end, as a share of the highest. `warmup_cosine` rises from `rate` to `peak * rate`;
-    the other schedules warm up from 0 to `rate`. milestones: shares of the run at which `step` multiplies the rate by `decay`.
+    the other schedules warm up from 0 to `rate`. hold: share of all steps, after warming up, at the highest rate. milestones: shares of
+    the run at which `step` multiplies the rate by `decay`.
     weight_decay: decoupled for adamw, otherwise added to the gradient; never on biases and normalisation (arrays with fewer than two
     axes). clip: largest global norm of one block's gradient. block_rates: a multiplier of the rate for each block.
     """
@@ -36,6 +37,7 @@ class Optimizer:
     rate: Positive = 1e-3
     schedule: Literal["constant", "cosine", "linear", "step", "warmup_cosine"] = "constant"
     warmup: Fraction = 0.0
+    hold: Fraction = 0.0
     final: Fraction = 0.0
     peak: Positive = 1.0
     milestones: tuple[Fraction, ...] = ()
@@ -62,6 +64,8 @@ class Optimizer:
             found.append(("milestones", "is missing, which `schedule: step` needs"))
         if any(b <= a for a, b in zip(self.milestones, self.milestones[1:], strict=False)):
             found.append(("milestones", "must rise"))
+        if self.warmup + self.hold > 1:
+            found.append(("hold", f"and `warmup`, {self.hold:g} and {self.warmup:g}, are more than the whole run"))
         if self.schedule == "warmup_cosine" and not self.warmup:
             found.append(("warmup", "is missing, which `schedule: warmup_cosine` needs"))
         return found
@@ -72,7 +76,8 @@ class Optimizer:
 
         rate = self.rate * (self.block_rates[block] if self.block_rates else 1.0)
         warm = round(self.warmup * steps)
-        left = max(1, steps - warm)
+        held = round(self.hold * steps)
+        left = max(1, steps - warm - held)
         if self.schedule == "warmup_cosine":
             start, rate = rate, rate * self.peak
         else:
@@ -86,6 +91,7 @@ class Optimizer:
             after = optax.constant_schedule(rate)
         else:
             after = optax.cosine_decay_schedule(rate, left, self.final)
+        after = optax.join_schedules([optax.constant_schedule(rate), after], [held]) if held else after
         return optax.join_schedules([optax.linear_schedule(start, rate, warm), after], [warm]) if warm else after
 
     def build(self, steps: int, block: int = 0) -> optax.GradientTransformation:
@@ -108,7 +114,7 @@ ADAM = Optimizer()
 _ONLY_WITH = (
     (("milestones", "decay"), "schedule", ("step",)),
     (("peak",), "schedule", ("warmup_cosine",)),
-    (("final",), "schedule", ("cosine", "linear", "warmup_cosine")),
+    (("final", "hold"), "schedule", ("cosine", "linear", "warmup_cosine")),
     (("momentum", "nesterov"), "name", ("momentum",)),
     (("beta1", "beta2", "epsilon"), "name", ("adam", "adamw")),
 )

@@ -15,15 +15,22 @@ Only the direction of h_l goes up, so that the next block cannot use the goodnes
 active; its gradient takes the activation function for the identity, so that it wakes silent units. The top is not one of these l:
 
     goodness   x is shown with each label in turn; the label with the largest sum of goodness over the hidden blocks wins, those below
-               `skip` left out (the paper's 1: all but the first). The top receives the sum and learns nothing.
-    readout    x is shown with a neutral label, 0.1 for each class, and the top is a softmax classifier of a_{L-1}, trained on a third
-               presentation of each example. (The paper's reads all hidden layers but the first.)
+               `skip` left out (the paper's 1: all but the first). Without hard negatives the top receives the sum and learns nothing.
+    readout    x is shown with a neutral label, 0.1 for each class; softmax regression on a_l of the hidden blocks but those below
+               `skip`, trained beside them. Each of its parts lies where it reads, in the block above; the top holds the highest.
 
-What crosses, in numbers of 4 bytes, B the batch and C the classes; besides, labels go from the top to the bottom, one byte each:
+Which label is the wrong one of x⁻, besides the right one of x⁺:
 
-                  training, a hidden boundary   below the top   prediction, a hidden boundary   below the top
-    goodness      2 B n_l, and 1: the loss      1               C B n_l, and B C                B C
-    readout       3 B n_l                       B n_{L-1}       B n_l                           B n_{L-1}
+    uniform    any other, all alike.
+    hard       another one, in proportion to what the read-out makes of it: a third of the epochs will do. x is shown neutrally first.
+
+What crosses, in numbers of 4 bytes, B the batch and C the classes; besides, labels go from the top to the bottom, one byte each, and those
+that are wrong as well if they are hard:
+
+                         training, a hidden boundary      down           prediction, a hidden boundary   below the top
+    goodness, uniform    2 B n_l, and 1: the loss         0              C B n_l, and B C                B C
+    goodness, hard       3 B n_l, and B C: scores         B C            C B n_l, and B C                B C
+    readout              3 B n_l, and B C: scores         B C            B n_l, and B C                  B n_l, and B C
 
 What makes it work: relu and He initialisation (mean square 1 to begin with, as is the threshold), and a high rate: Adam at 3e-3, cosine.
 """
@@ -39,12 +46,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from locallearn.block import Block, State
+from locallearn.block import Block, State, WithHead
 from locallearn.chain import Chain, Row
 from locallearn.fields import NonNegative, NonNegativeInt, Positive
 from locallearn.rule import Batch, Info, Message, Rule
-from locallearn.rules._common import label, unknown_classes
-from locallearn.rules._goodness import Learnt, add, by_label, classify, goodness, idle, no_hidden_block, normalised, wrong_labels
+from locallearn.rules._common import label, output_error, unknown_classes
+from locallearn.rules._goodness import Learnt, add, by_label, goodness, idle, no_hidden_block, normalised, wrong_labels
+from locallearn.rules._readout import Read, hard_labels, reader, regress, share
 from locallearn.search import Log
 
 NEUTRAL = 0.1
@@ -64,20 +72,16 @@ def show(block: Block, x: jax.Array, *, neutral: bool) -> jax.Array:
     return jnp.concatenate([normalised(paint(x, mark)) for mark in marks])
 
 
-def presentations(block: Block, x: jax.Array, y: jax.Array, key: jax.Array, *, neutral: bool) -> jax.Array:
-    """a_0 of all x⁺, then of all x⁻, then (on request) of all x without a label: [2 or 3 x batch, *in_shape]."""
+def presentations(block: Block, x: jax.Array, y: jax.Array, wrong: jax.Array | None, key: jax.Array) -> jax.Array:
+    """a_0 of all x⁺, then of all x⁻, with the wrong labels or, where there are none, with some drawn uniformly."""
     y = y.astype(jnp.int32)
-    wrong = wrong_labels(y, block.classes, jax.random.fold_in(key, block.index))
-    shown = [normalised(paint(x, jax.nn.one_hot(labels, block.classes))) for labels in (y, wrong)]
-    return jnp.concatenate([*shown, show(block, x, neutral=True)] if neutral else shown)
+    wrong = wrong_labels(y, block.classes, jax.random.fold_in(key, block.index)) if wrong is None else wrong
+    return jnp.concatenate([normalised(paint(x, jax.nn.one_hot(labels, block.classes))) for labels in (y, wrong)])
 
 
-def rise(block: Block, state: State, a: jax.Array, *, passes: int) -> jax.Array:
-    """a_l from a_{l-1}, of which the top gets the last presentation only; at the top the class scores."""
-    h = block.apply(state.params, a)
-    if block.top:
-        return h
-    return normalised(h[-(h.shape[0] // passes) :] if block.index == block.count - 2 else h)
+def rise(block: Block, state: State, a: jax.Array) -> jax.Array:
+    """a_l from a_{l-1}; nothing rises above the top."""
+    return a if block.top else normalised(block.apply(state.params.block, a))
 
 
 def active(block: Block, params: Any, a: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -90,13 +94,13 @@ def active(block: Block, params: Any, a: jax.Array) -> tuple[jax.Array, jax.Arra
     return h, u + jax.lax.stop_gradient(h - u) if u.shape == h.shape else h
 
 
-def contrast(block: Block, state: State, a: jax.Array, *, passes: int, threshold: float, peer: float) -> Learnt:
-    """loss_l and its gradient. a: [passes x batch, *in_shape], x⁺ and x⁻ first."""
-    size = a.shape[0] // passes
+def contrast(block: Block, state: State, a: jax.Array, *, threshold: float, peer: float) -> Learnt:
+    """loss_l and its gradient. a: a_{l-1} of all x⁺, then of all x⁻."""
+    size = a.shape[0] // 2
     theta = threshold * math.prod(block.out_shape)
 
-    def loss(params: Any) -> tuple[jax.Array, tuple[Any, Any]]:
-        h, through = active(block, params, a[: 2 * size])
+    def loss(params: WithHead) -> tuple[jax.Array, tuple[Any, Any]]:
+        h, through = active(block, params.block, a)
         excess = goodness(h) - theta
         contrastive = jnp.mean(jax.nn.softplus(jnp.concatenate([-excess[:size], excess[size:]])))
         margin = (excess[:size] - excess[size:]).mean() / math.prod(block.out_shape)
@@ -111,28 +115,41 @@ def contrast(block: Block, state: State, a: jax.Array, *, passes: int, threshold
 
 def scores(block: Block, state: State, a: jax.Array, *, skip: int) -> jax.Array:
     """G_l of each label: [batch, classes]; nothing below `skip`."""
-    each = by_label(goodness(block.apply(state.params, a)), block.classes)
+    each = by_label(goodness(block.apply(state.params.block, a)), block.classes)
     return each if block.index >= skip else jnp.zeros_like(each)
 
 
 @dataclass(frozen=True)
 class ForwardForward(Rule):
-    """Forward-forward. threshold: mean square between x⁺ and x⁻. peer: weight of its term. skip: blocks from the bottom without a say."""
+    """Forward-forward. threshold: mean square between x⁺ and x⁻. peer: weight of its term. skip: blocks from the bottom without a say.
+
+    negatives: how wrong labels are drawn. inference: what predicts.
+    """
 
     threshold: Positive = 1.0
     peer: NonNegative = 0.03
+    negatives: Literal["uniform", "hard"] = "uniform"
     inference: Literal["goodness", "readout"] = "goodness"
     skip: NonNegativeInt = 0
 
     space: ClassVar = {"threshold": Log(0.3, 3.0), "peer": Log(0.003, 0.3)}
     messages: ClassVar = {
         "label": Message("label", "top to bottom", "y, to be painted on x"),
-        "activation": Message("activation", "up", "a_l of x⁺ and x⁻ together; with `readout` also of x with the neutral label"),
-        "loss": Message("scalar", "up", "the sum of the losses so far; with `goodness`"),
+        "activation": Message("activation", "up", "a_l of x⁺ and x⁻ together"),
+        "loss": Message("scalar", "up", "the sum of the losses so far; without a read-out"),
         "goodness": Message("evaluation", "up", "goodness of each label, summed so far; with `goodness`"),
+        "neutral": Message("activation", "up", "a_l of x with the neutral label; with a read-out"),
+        "score": Message("activation", "up", "the read-out's class scores, summed so far"),
+        "error": Message("error", "broadcast", "their gradient, to every part of the read-out"),
+        "wrong": Message("target", "top to bottom", "the wrong labels, with `hard`"),
     }
     family: ClassVar = "forward-forward"
     assumes: ClassVar = "labels at the bottom; two or three presentations of each example, one for each class at a prediction"
+
+    @property
+    def reads_out(self) -> bool:
+        """Whether a read-out learns."""
+        return self.inference == "readout" or self.negatives == "hard"
 
     @property
     def additive_over_batch(self) -> bool:
@@ -148,23 +165,39 @@ class ForwardForward(Rule):
 
     def init(self, block: Block, key: jax.Array) -> State:
         """memory: m, [*out_shape], at 0.5."""
-        return block.state(block.init(key), () if block.top or not self.peer else jnp.full(block.out_shape, 0.5))
+        params = block.init(key)
+        params = reader(block, params, skip=self.skip) if self.reads_out else WithHead(params, ())
+        return block.state(params, () if block.top or not self.peer else jnp.full(block.out_shape, 0.5))
 
     def gradients(self, chain: Chain, state: Row, batch: Batch) -> tuple[Row, Row, Info]:
         """The whole algorithm."""
-        readout = self.inference == "readout"
-        x, learnt = self.learn(chain, state, batch)
-        learnt = Row([*learnt, chain.at_top(classify, state, x, batch.y) if readout else chain.at_top(idle, state)])
-        loss = learnt.loss[-1] if readout else chain.gather("loss", learnt.loss, add)
-        return learnt.grads, learnt.memory, Info(loss, x if readout else Row([*x, None]))
+        x, learnt, read = self.learn(chain, state, batch)
+        if read is None:
+            learnt = Row([*learnt, chain.at_top(idle, state)])
+            return learnt.grads, learnt.memory, Info(chain.gather("loss", learnt.loss, add), Row([*x, None]))
+        grads = chain.map(regress, state, read.x, read.error, Row([*learnt.grads, None]))
+        return grads, Row([*learnt.memory, state.memory[-1]]), Info(read.loss, Row([*x, read.x[-1]]))
 
-    def learn(self, chain: Chain, state: Row, batch: Batch) -> tuple[Row, Row]:
-        """What the blocks see, and what the hidden ones learn from it."""
-        readout, passes = self.inference == "readout", 3 if self.inference == "readout" else 2
+    def learn(self, chain: Chain, state: Row, batch: Batch) -> tuple[Row, Row, Read | None]:
+        """What the hidden blocks see, what they learn from it, and what is read out of them."""
         y = chain.to_bottom("label", chain.at_top(label, batch.y))
-        a = chain.at_bottom(presentations, batch.x, y, batch.key, neutral=readout)
-        x, _ = (chain if readout else chain.below_top).sweep_up("activation", rise, state, first=a, passes=passes)
-        return x, chain.below_top.map(contrast, state, x, passes=passes, threshold=self.threshold, peer=self.peer)
+        read = self.read(chain, state, batch) if self.reads_out else None
+        a = chain.at_bottom(presentations, batch.x, y, read and read.wrong, batch.key)
+        x, _ = chain.below_top.sweep_up("activation", rise, state, first=a)
+        return x, chain.below_top.map(contrast, state, x, threshold=self.threshold, peer=self.peer), read
+
+    def read(self, chain: Chain, state: Row, batch: Batch) -> Read:
+        """What the read-out makes of x with the neutral label."""
+        x, scores = self.read_scores(chain, state, batch.x)
+        top = chain.at_top(output_error, scores, batch.y)
+        hard = self.negatives == "hard"
+        wrong = chain.to_bottom("wrong", chain.at_top(hard_labels, scores, batch.y, batch.key)) if hard else None
+        return Read(x, top.loss, chain.broadcast("error", top.error), wrong)
+
+    def read_scores(self, chain: Chain, state: Row, x: Any) -> tuple[Row, Any]:
+        """What every block reads, and the class scores at the top."""
+        x, _ = chain.sweep_up("neutral", rise, state, first=chain.at_bottom(show, x, neutral=True))
+        return x, chain.gather("score", chain.map(share, state, x), add)
 
     def diagnose(self, chain: Chain, state: Row, batch: Batch) -> dict[str, Row]:
         """margin: mean of (G_l⁺ - G_l⁻) / n_l, 0 at the top."""
@@ -172,7 +205,8 @@ class ForwardForward(Rule):
 
     def predict(self, chain: Chain, state: Row, x: Any) -> Any:
         """The read-out's class scores, or the goodness of each label."""
-        readout, hidden = self.inference == "readout", chain.below_top
-        a = chain.at_bottom(show, x, neutral=readout)
-        x, h = (chain if readout else hidden).sweep_up("activation", rise, state, first=a, passes=1)
-        return h[-1] if readout else chain.gather("goodness", Row([*hidden.map(scores, state, x, skip=self.skip), None]), add)
+        if self.inference == "readout":
+            return self.read_scores(chain, state, x)[1]
+        hidden = chain.below_top
+        a, _ = hidden.sweep_up("activation", rise, state, first=chain.at_bottom(show, x, neutral=False))
+        return chain.gather("goodness", Row([*hidden.map(scores, state, a, skip=self.skip), None]), add)

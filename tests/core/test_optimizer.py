@@ -75,6 +75,11 @@ def test_each_optimizer_is_the_one_of_optax(optimizer, expected):
             Optimizer(rate=0.2, schedule="warmup_cosine", warmup=0.1, peak=1.1, final=0.1),
             lambda k: 0.2 * (1 + 0.1 * k / 10) if k < 10 else 0.22 * (0.1 + 0.9 * (1 + math.cos(math.pi * (k - 10) / 90)) / 2),
         ),
+        (Optimizer(rate=0.2, schedule="linear", hold=0.5), lambda k: 0.2 * min(1, 2 * (1 - k / 100))),
+        (
+            Optimizer(rate=0.2, schedule="cosine", warmup=0.1, hold=0.4),
+            lambda k: 0.2 * min(1, k / 10) if k < 50 else 0.1 * (1 + math.cos(math.pi * (k - 50) / 50)),
+        ),
     ],
 )
 @pytest.mark.parametrize("step", [0, 1, 9, 10, 11, 49, 51, 80, 99, 100])
@@ -131,6 +136,8 @@ def test_block_rates_multiply_the_rate_of_their_block():
         (Optimizer(schedule="step"), "milestones", "is missing, which `schedule: step` needs"),
         (Optimizer(schedule="step", milestones=(0.5, 0.5)), "milestones", "must rise"),
         (Optimizer(final=0.1), "final", "has no effect without `schedule: cosine` or `schedule: linear` or "),
+        (Optimizer(hold=0.5), "hold", "has no effect without `schedule: cosine` or `schedule: linear` or "),
+        (Optimizer(schedule="linear", warmup=0.5, hold=0.6), "hold", "and `warmup`, 0.6 and 0.5, are more than the whole run"),
         (Optimizer(peak=1.1), "peak", "has no effect without `schedule: warmup_cosine`"),
         (Optimizer(schedule="warmup_cosine"), "warmup", "is missing, which `schedule: warmup_cosine` needs"),
         (Optimizer(nesterov=True), "nesterov", "has no effect without `name: momentum`"),

@@ -1,11 +1,16 @@
 """Forward-forward against its equations written by hand, label by label and layer by layer."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from locallearn.rules.forward_forward import ForwardForward, normalised, paint, presentations, wrong_labels
+from locallearn.block import WithHead
+from locallearn.chain import Row
+from locallearn.rules._readout import hard_labels
+from locallearn.rules.forward_forward import ForwardForward, contrast, normalised, paint, presentations, wrong_labels
 from locallearn.traffic import Channel
 
 
@@ -24,7 +29,7 @@ def hidden(net, a, f=jnp.tanh):
     """[(a_{l-1}, h_l)] of the hidden blocks."""
     pairs = []
     for state in net.state.values[:-1]:
-        h = f(a @ state.params["linear"]["kernel"] + state.params["linear"]["bias"])
+        h = f(a @ state.params.block["linear"]["kernel"] + state.params.block["linear"]["bias"])
         pairs.append((a, h))
         a = h / rms(h)
     return pairs
@@ -32,7 +37,7 @@ def hidden(net, a, f=jnp.tanh):
 
 def both(net):
     """a_0 of the positives and of the negatives, as the rule drew them."""
-    a = presentations(net.blocks[0], net.batch.x, net.batch.y, net.batch.key, neutral=False)
+    a = presentations(net.blocks[0], net.batch.x, net.batch.y, None, net.batch.key)
     return a[:4], a[4:]
 
 
@@ -55,20 +60,21 @@ def test_wrong_labels_are_wrong_and_each_other_label_is_as_likely(small):
 
 def test_negatives_change_with_the_step_and_only_with_it(small):
     block, x, y = small(ForwardForward()).blocks[0], jnp.ones((64, 6)), jnp.zeros(64, jnp.int32)
-    draw = [np.asarray(presentations(block, x, y, jax.random.PRNGKey(k), neutral=False)[64:]) for k in (0, 0, 1)]
+    draw = [np.asarray(presentations(block, x, y, None, jax.random.PRNGKey(k))[64:]) for k in (0, 0, 1)]
     np.testing.assert_array_equal(draw[0], draw[1])
     assert np.any(draw[0] != draw[2])
 
 
-def test_presentations_are_the_right_label_a_wrong_one_and_none(small):
+def test_presentations_are_the_right_label_and_a_wrong_one(small):
     net = small(ForwardForward())
     x, y = net.batch.x, net.batch.y
-    right, wrong, none = jnp.split(presentations(net.blocks[0], x, y.astype(jnp.uint8), net.batch.key, neutral=True), 3)
+    right, wrong = jnp.split(presentations(net.blocks[0], x, y.astype(jnp.uint8), None, net.batch.key), 2)
     np.testing.assert_allclose(right, shown(x, np.eye(3)[y]), atol=1e-7)
-    np.testing.assert_allclose(none, shown(x, 0.1), atol=1e-7)
     drawn = jnp.argmax(wrong[:, :3], 1)
     assert not jnp.any(drawn == y)
     np.testing.assert_allclose(wrong, shown(x, np.eye(3)[drawn]), atol=1e-7)
+    chosen = presentations(net.blocks[0], x, y, (y + 2) % 3, net.batch.key)[4:]
+    np.testing.assert_allclose(chosen, shown(x, np.eye(3)[(y + 2) % 3]), atol=1e-7)
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (5, 3, 4, 2)])
@@ -90,8 +96,8 @@ def test_every_hidden_block_descends_its_own_contrast(small, dense, assert_close
             theta = threshold * params["linear"]["bias"].shape[0]
             return (jnp.log1p(jnp.exp(theta - positive)).mean() + jnp.log1p(jnp.exp(negative - theta)).mean()) / 2
 
-        value, expected = jax.jit(jax.value_and_grad(local))(net.state[i].params)
-        assert_close(grads[i], expected, 1e-10)
+        value, expected = jax.jit(jax.value_and_grad(local))(net.state[i].params.block)
+        assert_close(grads[i].block, expected, 1e-10)
         losses.append(float(value))
     assert len(losses) == 3
     assert loss == pytest.approx(sum(losses), abs=1e-10)
@@ -105,14 +111,14 @@ def test_the_gradient_of_a_relu_block_in_closed_form(small):
         for (a, h), sign in zip(pairs, (1, -1), strict=True):
             chance = jax.nn.sigmoid(sign * (h.shape[1] - jnp.sum(h**2, 1)))
             expected += a.T @ (-sign * chance[:, None] * 2 * h) / 8
-        np.testing.assert_allclose(grads[i]["linear"]["kernel"], expected, atol=1e-9)
+        np.testing.assert_allclose(grads[i].block["linear"]["kernel"], expected, atol=1e-9)
 
 
 def test_the_peer_term_pulls_every_unit_to_the_mean_activity_whether_it_is_awake_or_not(small):
     net, without = small(ForwardForward(peer=0.7), activation="relu"), small(ForwardForward(peer=0.0), activation="relu")
-    bias = net.state[0].params["linear"]["bias"].at[2].set(-100)
+    bias = net.state[0].params.block["linear"]["bias"].at[2].set(-100)
     for each in (net, without):
-        each.state[0].params["linear"]["bias"] = bias
+        each.state[0].params.block["linear"]["bias"] = bias
     a, h = hidden(net, both(net)[0], jax.nn.relu)[0]
     assert not jnp.any(h[:, 2])
     m = 0.9 * net.state[0].memory + 0.1 * h.mean(0)
@@ -121,19 +127,22 @@ def test_the_peer_term_pulls_every_unit_to_the_mean_activity_whether_it_is_awake
     others, _, _ = without.gradients()
     np.testing.assert_allclose(memory[0], m, atol=1e-9)
     pull = 0.7 * 2 * spread / 8 * 0.1
-    np.testing.assert_allclose(grads[0]["linear"]["bias"] - others[0]["linear"]["bias"], pull, atol=1e-9)
-    np.testing.assert_allclose(grads[0]["linear"]["kernel"] - others[0]["linear"]["kernel"], jnp.outer(a.mean(0), pull), atol=1e-9)
-    assert others[0]["linear"]["bias"][2] == 0 != grads[0]["linear"]["bias"][2]
+    np.testing.assert_allclose(grads[0].block["linear"]["bias"] - others[0].block["linear"]["bias"], pull, atol=1e-9)
+    np.testing.assert_allclose(
+        grads[0].block["linear"]["kernel"] - others[0].block["linear"]["kernel"], jnp.outer(a.mean(0), pull), atol=1e-9
+    )
+    assert others[0].block["linear"]["bias"][2] == 0 != grads[0].block["linear"]["bias"][2]
 
 
 @pytest.mark.parametrize("inference", ["goodness", "readout"])
 @pytest.mark.parametrize("changed", range(4))
 def test_a_block_depends_on_those_below_it_and_on_no_other(small, changed, inference):
+    """But for its part of the read-out, which learns from the scores of all."""
     net = small(ForwardForward(inference=inference))
     before, _, _ = net.gradients()
     after, _, _ = net.gradients(net.shaken_at(changed))
-    for i in range(3 if inference == "goodness" else 4):
-        same = jax.tree.map(lambda a, b: bool(jnp.all(a == b)), before[i], after[i])
+    for i in range(3):
+        same = jax.tree.map(lambda a, b: bool(jnp.all(a == b)), before[i].block, after[i].block)
         assert all(jax.tree.leaves(same)) == (i < changed)
 
 
@@ -145,21 +154,70 @@ def test_a_top_that_adds_up_does_not_learn(small):
     assert memory[-1] == ()
 
 
-def test_a_top_that_reads_out_is_logistic_regression_on_the_neutral_presentation(small):
-    net = small(ForwardForward(inference="readout"))
+def neutral(net):
+    """a_l of all hidden blocks, x with the neutral label."""
+    return [h / rms(h) for _, h in hidden(net, shown(net.batch.x, 0.1))]
+
+
+def read_out(net, skip):
+    """(features, weights, class scores) of one regression on all activities from `skip` on, next to each other."""
+    features = jnp.concatenate(neutral(net)[skip:], 1)
+    top = net.state[-1].params.block["linear"]
+    weights = jnp.concatenate([*(s.params.head for s in net.state.values[skip + 1 : -1]), top["kernel"]])
+    return features, weights, features @ weights + top["bias"]
+
+
+@pytest.mark.parametrize("skip", [0, 1, 2])
+def test_the_read_out_is_logistic_regression_on_all_activities_but_the_lowest(small, skip):
+    net = small(ForwardForward(inference="readout", skip=skip))
     grads, _, loss = net.gradients()
-    _, h = hidden(net, shown(net.batch.x, 0.1))[-1]
-    a, top = h / rms(h), net.state[-1].params["linear"]
-    scores = a @ top["kernel"] + top["bias"]
+    features, _, scores = read_out(net, skip)
     error = (jax.nn.softmax(scores) - jnp.eye(3)[net.batch.y]) / 4
-    np.testing.assert_allclose(grads[-1]["linear"]["kernel"], a.T @ error, atol=1e-9)
+    parts = [*(g.head for g in grads[skip + 1 : -1]), grads[-1].block["linear"]["kernel"]]
+    np.testing.assert_allclose(jnp.concatenate(parts), features.T @ error, atol=1e-9)
+    np.testing.assert_allclose(grads[-1].block["linear"]["bias"], error.sum(0), atol=1e-9)
     assert loss == pytest.approx(-float(jax.nn.log_softmax(scores)[jnp.arange(4), net.batch.y].mean()), abs=1e-9)
     np.testing.assert_allclose(net.rule.predict(net.chain, net.state, net.batch.x), scores, atol=1e-9)
+    assert [isinstance(grads[i].head, tuple) for i in range(4)] == [i <= skip or i == 3 for i in range(4)]
+
+
+def plainly(net, small):
+    """The same blocks and memory under the rule without a read-out."""
+    plain = small(ForwardForward())
+    plain.state = Row(s._replace(params=WithHead(s.params.block, ())) for s in net.state)
+    return plain
 
 
 def test_the_read_out_changes_nothing_below_it(small, assert_close):
-    one, other = (small(ForwardForward(inference=inference)).gradients()[0] for inference in ("goodness", "readout"))
-    assert_close(one[:3], other[:3])
+    net = small(ForwardForward(inference="readout"))
+    one, other = net.gradients()[0], plainly(net, small).gradients()[0]
+    assert_close([g.block for g in one[:3]], [g.block for g in other[:3]])
+
+
+def test_hard_labels_are_wrong_and_as_likely_as_the_read_out_says(small):
+    block = small(ForwardForward()).blocks[-1]
+    scores = jnp.tile(jnp.asarray([2.0, 0.5, -1.0]), (20000, 1))
+    drawn = hard_labels(block, scores, jnp.zeros(20000, jnp.int32), jax.random.PRNGKey(0))
+    assert drawn.dtype == jnp.uint8
+    assert set(np.unique(drawn)) == {1, 2}
+    chance = math.exp(0.5) / (math.exp(0.5) + math.exp(-1))
+    assert abs(float(jnp.mean(drawn == 1)) - chance) < 5 * math.sqrt(chance * (1 - chance) / 20000)
+
+
+@pytest.mark.parametrize("inference", ["goodness", "readout"])
+def test_hard_negatives_show_what_the_read_out_takes_the_example_for(small, assert_close, inference):
+    """A read-out that is certain of a label, and that it is another one if not this, leaves no choice."""
+    net = small(ForwardForward(negatives="hard", inference=inference))
+    top = net.state[-1].params.block["linear"]
+    top["bias"] = top["bias"] + jnp.asarray([0.0, 1e3, 500])
+    wrong = jnp.where(net.batch.y == 1, 2, 1)
+    a = presentations(net.blocks[0], net.batch.x, net.batch.y, wrong, net.batch.key)
+    plain = plainly(net, small)
+    inputs = [below for below, _ in hidden(plain, a)]
+    expected = [contrast(*each, threshold=1.0, peer=0.03).grads for each in zip(plain.blocks, plain.state, inputs, strict=False)]
+    grads, _, _ = net.gradients()
+    assert_close([g.block for g in grads[:3]], [g.block for g in expected], 1e-10)
+    assert jnp.any(grads[-1].block["linear"]["kernel"] != 0)
 
 
 def test_goodness_prediction_shows_each_label_in_turn(small):
@@ -219,17 +277,22 @@ def test_goodness_sends_no_activity_to_the_top(make_setup):
     }
 
 
-def test_a_read_out_gets_the_neutral_presentation_only(make_setup):
-    setup = make_setup(ForwardForward(inference="readout"), shards=4, batch=12)
+@pytest.mark.parametrize("negatives", ["uniform", "hard"])
+def test_a_read_out_asks_for_the_neutral_presentation_and_tells_its_error(make_setup, negatives):
+    setup = make_setup(ForwardForward(inference="readout", negatives=negatives), shards=4, batch=12)
     assert dict(setup.plan_step(setup.stages[0]).traffic.payload) == {
         Channel("label", "label", 3, 0): 12,
-        Channel("activation", "activation", 0, 1): 3 * 12 * 8 * 4,
-        Channel("activation", "activation", 1, 2): 3 * 12 * 7 * 4,
-        Channel("activation", "activation", 2, 3): 12 * 6 * 4,
+        Channel("activation", "activation", 0, 1): 2 * 12 * 8 * 4,
+        Channel("activation", "activation", 1, 2): 2 * 12 * 7 * 4,
+        **{Channel("neutral", "activation", i, i + 1): 12 * width * 4 for i, width in enumerate((8, 7, 6))},
+        **{Channel("score", "activation", i, i + 1): 12 * 3 * 4 for i in range(3)},
+        **{Channel("error", "error", 3, i): 12 * 3 * 4 for i in range(3)},
+        **({Channel("wrong", "target", 3, 0): 12} if negatives == "hard" else {}),
     }
     size = setup.evaluation_batch
     assert dict(setup.plan_evaluation(setup.stages[0]).traffic.payload) == {
-        Channel("activation", "evaluation", i, i + 1): size * width * 4 for i, width in enumerate((8, 7, 6))
+        **{Channel("neutral", "evaluation", i, i + 1): size * width * 4 for i, width in enumerate((8, 7, 6))},
+        **{Channel("score", "evaluation", i, i + 1): size * 3 * 4 for i in range(3)},
     }
 
 
@@ -246,13 +309,13 @@ def test_networks_without_room_are_refused(small, widths, problem):
 def test_images_are_painted_and_contrasted_as_they_are(convolutional, assert_close):
     net = convolutional(ForwardForward(peer=0.0))
     grads, _, _ = net.gradients()
-    block, params = net.blocks[0], net.state[0].params
-    a = presentations(block, net.batch.x, net.batch.y, net.batch.key, neutral=False)
+    block, params = net.blocks[0], net.state[0].params.block
+    a = presentations(block, net.batch.x, net.batch.y, None, net.batch.key)
 
     def local(params):
         excess = jnp.sum(block.apply(params, a) ** 2, (1, 2, 3)) - 4 * 4 * 3
         return jnp.mean(jnp.log1p(jnp.exp(excess * jnp.repeat(jnp.array([-1.0, 1]), 4))))
 
     assert a.shape == (8, 4, 4, 2)
-    assert_close(grads[0], jax.jit(jax.grad(local))(params), 1e-10)
+    assert_close(grads[0].block, jax.jit(jax.grad(local))(params), 1e-10)
     assert net.rule.predict(net.chain, net.state, net.batch.x).shape == (4, 3)
