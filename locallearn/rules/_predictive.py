@@ -70,6 +70,13 @@ def compare(block: Block, state: State, unit: Unit, x: jax.Array, h: jax.Array, 
     return Errors(eps, *pull(eps))
 
 
+def at_rest(block: Block, state: State, unit: Unit, x: jax.Array, h: jax.Array, **options: Any) -> Errors:
+    """`compare` right after the forward pass, when only the top has an error."""
+    if block.top:
+        return compare(block, state, unit, x, h, **options)
+    return Errors(jnp.zeros_like(h), None if block.bottom else jnp.zeros_like(x))
+
+
 def relax(block: Block, unit: Unit, eps: jax.Array, above: Any, *, rate: float, momentum: float) -> Unit:
     """One step of z_l down the energy. above: (∂f_{l+1}/∂z_l)ᵀ ε_{l+1}."""
     if block.top:
@@ -77,6 +84,20 @@ def relax(block: Block, unit: Unit, eps: jax.Array, above: Any, *, rate: float, 
     slope = eps - above
     v = momentum * unit.v + slope if momentum else slope
     return Unit(unit.z - rate * v, v if momentum else None)
+
+
+def relaxation(
+    chain: Chain, state: Row, unit: Row, x: Row, h: Row, *, steps: int, rate: float, momentum: float, fixed: bool = False, **options: Any
+) -> tuple[Row, Row]:
+    """(units, what each block sees) after all rounds. x, h: of the forward pass. fixed: predictions stay those."""
+
+    def turn(errors_of: Any, unit: Row, x: Row) -> tuple[Row, Row]:
+        errors = chain.map(errors_of, state, unit, x, h, **options)
+        above = chain.down("error", errors.down, last=None)
+        unit = chain.map(relax, unit, errors.eps, above, rate=rate, momentum=momentum)
+        return unit, x if fixed else chain.up("activation", unit.z, first=x[0])
+
+    return chain.repeat(steps - 1, lambda number, carry: turn(compare, *carry), turn(at_rest, unit, x))
 
 
 def learn(block: Block, state: State, unit: Unit, x: jax.Array, *, precision: float, **options: Any) -> Any:

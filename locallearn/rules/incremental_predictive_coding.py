@@ -34,6 +34,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from annotated_types import Ge, Lt
 
 from locallearn.block import Block, State
@@ -61,6 +62,13 @@ def slopes(block: Block, state: State, unit: Unit, x: jax.Array, *, precision: f
     eps = error(block, unit, mu, precision=precision, **options)
     grads, *down = pull(eps)
     return Slopes(eps, down[0] if down else None, jax.tree.map(lambda g: g / (-precision * mu.shape[0]), grads))
+
+
+def at_rest(block: Block, state: State, unit: Unit, x: jax.Array, **options: Any) -> Slopes:
+    """`slopes` right after the forward pass, when only the top has an error."""
+    if block.top:
+        return slopes(block, state, unit, x, **options)
+    return Slopes(jnp.zeros_like(unit.z), None if block.bottom else jnp.zeros_like(x), jax.tree.map(jnp.zeros_like, state.params))
 
 
 @dataclass(frozen=True)
@@ -117,12 +125,13 @@ class IncrementalPredictiveCoding(Rule):
         """(state, units, what each block sees) after all rounds but the last. x, h: of the forward pass."""
         unit = chain.with_top(chain.map(begin, h, momentum=self.momentum), chain.at_top(clamp, batch.y))
 
-        def turn(number: Any, carry: tuple[Row, Row, Row]) -> tuple[Row, Row, Row]:
-            state, unit, x = carry
-            at = chain.map(slopes, state, unit, x, loss=self.loss, precision=self.precision)
+        def turn(slopes_of: Any, state: Row, unit: Row, x: Row) -> tuple[Row, Row, Row]:
+            at = chain.map(slopes_of, state, unit, x, loss=self.loss, precision=self.precision)
             above = chain.down("error", at.down, last=None)
             unit = chain.map(relax, unit, at.eps, above, rate=self.rate, momentum=self.momentum)
             state = chain.map(descend, state, at.grads, state.memory)
             return state, unit, chain.up("activation", unit.z, first=batch.x)
 
-        return chain.repeat(self.steps - 1, turn, (state, unit, x))
+        if self.steps == 1:
+            return state, unit, x
+        return chain.repeat(self.steps - 2, lambda number, carry: turn(slopes, *carry), turn(at_rest, state, unit, x))

@@ -37,7 +37,7 @@ from locallearn.block import Block, State
 from locallearn.chain import Chain, Row
 from locallearn.fields import Count, NonNegative, Positive
 from locallearn.rule import Batch, Info, Message, Rule, forward
-from locallearn.rules._predictive import Unit, begin, clamp, compare, diagnosis, learn, output_loss, relax
+from locallearn.rules._predictive import Unit, begin, clamp, diagnosis, learn, output_loss, relaxation
 from locallearn.search import Log
 
 ENERGY = {"loss": "squared", "precision": 1.0}
@@ -112,12 +112,4 @@ class NudgedPredictiveCoding(Rule):
         """(units, what each block sees) after all rounds. x, h: of the forward pass."""
         target = chain.at_top(nudged, h, batch.y, beta)
         unit = chain.with_top(chain.map(begin, h, momentum=self.momentum), chain.at_top(clamp, target))
-
-        def turn(number: Any, carry: tuple[Row, Row]) -> tuple[Row, Row]:
-            unit, x = carry
-            errors = chain.map(compare, state, unit, x, h, **ENERGY)
-            above = chain.down("error", errors.down, last=None)
-            unit = chain.map(relax, unit, errors.eps, above, rate=self.rate, momentum=self.momentum)
-            return unit, chain.up("activation", unit.z, first=batch.x)
-
-        return chain.repeat(self.steps, turn, (unit, x))
+        return relaxation(chain, state, unit, x, h, steps=self.steps, rate=self.rate, momentum=self.momentum, **ENERGY)

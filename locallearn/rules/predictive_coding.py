@@ -36,7 +36,7 @@ from locallearn.block import Block
 from locallearn.chain import Chain, Row
 from locallearn.fields import Count, Positive
 from locallearn.rule import Batch, Info, Message, Rule, forward
-from locallearn.rules._predictive import begin, clamp, compare, diagnosis, learn, output_loss, relax
+from locallearn.rules._predictive import begin, clamp, diagnosis, learn, output_loss, relaxation
 from locallearn.search import Log
 
 
@@ -97,12 +97,6 @@ class PredictiveCoding(Rule):
         loss = chain.at_top(output_loss, h, batch.y, loss=self.loss)
         unit = chain.with_top(chain.map(begin, h, momentum=self.momentum), chain.at_top(clamp, batch.y))
 
-        def turn(number: Any, carry: tuple[Row, Row]) -> tuple[Row, Row]:
-            unit, x = carry
-            errors = chain.map(compare, state, unit, x, h, **self.options)
-            above = chain.down("error", errors.down, last=None)
-            unit = chain.map(relax, unit, errors.eps, above, rate=self.rate, momentum=self.momentum)
-            return unit, x if self.fixed_prediction else chain.up("activation", unit.z, first=batch.x)
-
-        unit, x = chain.repeat(self.steps, turn, (unit, inputs))
+        moves = {"steps": self.steps, "rate": self.rate, "momentum": self.momentum, "fixed": self.fixed_prediction}
+        unit, x = relaxation(chain, state, unit, inputs, h, **moves, **self.options)
         return Relaxed(unit, x, h, loss, inputs)

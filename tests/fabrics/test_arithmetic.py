@@ -15,27 +15,30 @@ from locallearn.runtime.local import Fused
 from tests.benchmarks.common import products, random_setup
 
 WIDTHS, BATCH = (48, 32, 32, 10), 16
-BOTTOM, ABOVE = BATCH * 48 * 32, BATCH * (32 * 32 + 32 * 10)
-"""Multiplications of one product with the bottom block's weights, and with those of all others."""
+BOTTOM, ABOVE, TOP = BATCH * 48 * 32, BATCH * (32 * 32 + 32 * 10), BATCH * 32 * 10
+"""Multiplications of one product with the bottom block's weights, with those of all others, and with the top's."""
 
 
 @pytest.mark.parametrize(
-    ("rule", "bottom", "above"),
+    ("rule", "bottom", "above", "top"),
     [
-        (Backprop(), 2, 3),
-        (PredictiveCoding(steps=5), 2, 2 * 5 + 3),
-        (ErrorPredictiveCoding(steps=5), 2, 2 * 5 + 2),
-        (EquilibriumPropagation(free=6, nudged=4), 2, 2 * 6 - 1 + 2 * 2 * 4 + 2),
+        (Backprop(), 2, 3, 0),
+        (PredictiveCoding(steps=5), 2, 2 * 4 + 3, 1),
+        (ErrorPredictiveCoding(steps=5), 2, 2 * 5 + 2, 0),
+        (EquilibriumPropagation(free=6, nudged=4), 2, 2 * 6 - 1 + 2 * 2 * 4 + 2, 0),
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_products_of_a_step(rule, bottom, above):
-    """A forward pass and the gradients, and in each round one product up and one down above the data."""
+def test_products_of_a_step(rule, bottom, above, top):
+    """A forward pass and the gradients, and in each round one product up and one down above the data.
+
+    In the first round of predictive coding only the top has an error, and that pass's prediction.
+    """
     activation = "hard_sigmoid" if isinstance(rule, EquilibriumPropagation) else "tanh"
     setup = random_setup(rule, WIDTHS, model=MLP(WIDTHS, activation=activation), batch=BATCH, shards=3)
     session = FusedSession(setup)
     session.enter(setup.stages[0])
-    assert products(session.programs[0].loop.as_text()) == bottom * BOTTOM + above * ABOVE
+    assert products(session.programs[0].loop.as_text()) == bottom * BOTTOM + above * ABOVE + top * TOP
 
 
 def test_what_rounds_leave_as_it_was_comes_out_as_it_went_in():

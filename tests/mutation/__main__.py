@@ -21,6 +21,7 @@ from tests.mutation.defects import DEFECTS, EQUIVALENT, Defect
 ROOT = Path(__file__).parents[2]
 SHARED = {
     "_predictive": ["predictive_coding"],
+    "_readout": ["forward_forward"],
     "_settling": ["equilibrium_propagation"],
     "_views": ["blockwise_barlow_twins"],
 }

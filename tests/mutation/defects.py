@@ -152,6 +152,13 @@ DEFECTS = [
         "mono_forward", "a block's goodness is not its own", "flat(a) @ params.head.T", "flat(jax.lax.stop_gradient(a)) @ params.head.T"
     ),
     # Forward-Forward
+    Defect(
+        "_readout",
+        "a hard negative may be the right label",
+        "jnp.where(jax.nn.one_hot(y, block.classes, dtype=bool), -jnp.inf, scores)",
+        "scores",
+    ),
+    Defect("_readout", "the lowest layer is read as well", "reads = skip < block.index", "reads = skip <= block.index"),
     Defect("forward_forward", "positive and negative are swapped", "[-excess[:size], excess[size:]]", "[excess[:size], -excess[size:]]"),
     Defect("symba", "the margin is pushed down", "jax.nn.softplus(-alpha *", "jax.nn.softplus(alpha *"),
     Defect(
