@@ -17,7 +17,14 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 80}
 path_argument = click.argument("path", type=click.Path(path_type=Path))
 sets_option = click.option("--set", "sets", metavar="KEY=VALUE", multiple=True, help="Change one setting; may be repeated.")
 only_option = click.option("--only", metavar="KEY=VALUE", multiple=True, help="Only the runs with this value; may be repeated.")
-runs_option = click.option("--runs", type=click.Path(path_type=Path), default="runs", show_default=True, help="Where results go.")
+runs_option = click.option(
+    "--runs",
+    type=click.Path(path_type=Path),
+    default="runs",
+    show_default=True,
+    help="Where results go.",
+    callback=lambda ctx, parameter, value: value.expanduser(),
+)
 data_option = click.option("--data", metavar="DIR", envvar="LOCALLEARN_DATA", help="Folder of published data sets, or LOCALLEARN_DATA.")
 format_option = click.option("--format", "form", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True)
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
@@ -181,6 +188,73 @@ def sweep(
 
     flags = {name: options.pop(name) for name in ("retry_failed", "fail_fast", "keep_going")}
     return commands.sweep(path, how={"on": on, "address": address, "transport": transport, "network": network}, flags=flags, **options)
+
+
+@cli.command()
+@path_argument
+@click.option("--address", metavar="URL", envvar="RAY_API_SERVER_ADDRESS", required=True, help="Of the dashboard: http://HOST:8265")
+@sets_option
+@only_option
+@click.option("--retry-failed", is_flag=True, help="Try failed runs of a sweep again.")
+@click.option("--on", type=click.Choice(["ray", "local", "eager"]), default="ray", show_default=True, help="As for `run`.")
+@transport_option
+@network_option
+@click.option("--runs", metavar="DIR", default="~/locallearn-runs", show_default=True, help="Where results go on the cluster.")
+@click.option("--data", metavar="DIR", help="Folder of published data sets on the cluster.")
+@click.option("--into", type=click.Path(path_type=Path), default="runs", show_default=True, help="Where results come to here.")
+@click.option("--checkpoints", is_flag=True, help="Bring weights, too.")
+@click.option("--no-fetch", is_flag=True, help="Leave results on the cluster.")
+@click.option("--no-wait", is_flag=True, help="Do not follow the job.")
+@click.option(
+    "--working-dir", type=click.Path(path_type=Path, file_okay=False, exists=True), default=".", show_default=True, help="What travels."
+)
+@click.option("--submission-id", metavar="ID", help="In place of one made from file, identity and time.")
+@click.option("--dry-run", is_flag=True, help="Print the command; send nothing.")
+def submit(
+    path: Path,
+    on: str,
+    transport: str,
+    network: str | None,
+    sets: tuple[str, ...],
+    only: tuple[str, ...],
+    retry_failed: bool,
+    address: str,
+    runs: str,
+    data: str | None,
+    working_dir: Path,
+    into: Path,
+    no_fetch: bool,
+    no_wait: bool,
+    **options: Any,
+) -> int:
+    """Run a file on a Ray cluster.
+
+    Prints and runs the `ray job submit` that you could type, follows the log
+    and brings the results here, without weights. The same command follows a
+    job that still runs, and goes on with what was interrupted.
+
+    \b
+    Example:
+      locallearn submit experiments/first.yaml --address http://localhost:8265
+    """
+    from locallearn.submission.job import job_of
+    from locallearn.submission.submit import submit as hand_over
+
+    words = [*(["--retry-failed"] if retry_failed else []), *(["--data", data] if data else [])]
+    how = {"on": on, "transport": transport, "network": network}
+    job = job_of(path, address=address, working_dir=working_dir, runs=runs, how=how, sets=sets, only=only, options=words)
+    return hand_over(job, wait=not no_wait, into=None if no_fetch else into, **options)
+
+
+@cli.command(hidden=True)
+@click.argument("runs", type=click.Path(path_type=Path))
+@click.argument("results", type=click.Path(path_type=Path))
+@click.option("--checkpoints", is_flag=True)
+def pack(runs: Path, results: Path, checkpoints: bool) -> None:
+    """Print results as text, for `submit`."""
+    from locallearn.submission.results import pack as packed
+
+    click.echo(packed(runs, results, checkpoints))
 
 
 @cli.command()

@@ -100,17 +100,22 @@ def seed_name(config: Config, on: str) -> str:
     return f"seed-{config.seed}{SUFFIX[on]}"
 
 
+def runnable(config: Config, on: str) -> None:
+    """ConfigError for what only one process can do."""
+    if on == "ray" and config.diagnostics:
+        what = "need the whole network in one process: leave them out, or take --on local or --on eager"
+        raise ConfigError([Problem("diagnostics", what)])
+    if on == "ray" and config.schedule and config.schedule.staleness:
+        what = "shards run ahead under a virtual clock, in one process: take --on local or --on eager, or leave it out"
+        raise ConfigError([Problem("schedule.staleness", what)])
+
+
 def execute(config: Config, how: How = How(), directory: Path | None = None, fresh: bool = False) -> Result:
     """The result of a configuration. With a directory: what is finished there is loaded, what was interrupted goes on.
 
     fresh: move what the directory holds to `...~1` and begin anew.
     """
-    if how.on == "ray" and config.diagnostics:
-        what = "need the whole network in one process: leave them out, or take --on local or --on eager"
-        raise ConfigError([Problem("diagnostics", what)])
-    if how.on == "ray" and config.schedule and config.schedule.staleness:
-        what = "shards run ahead under a virtual clock, in one process: take --on local or --on eager, or leave it out"
-        raise ConfigError([Problem("schedule.staleness", what)])
+    runnable(config, how.on)
     if directory is None:
         return _train(config, how, prepare(config, how.load, how.tested), None)
     if fresh:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import os
+import re
 import secrets
 import socket
 import uuid
@@ -180,7 +181,7 @@ class Crew:
             try:
                 answers.append(ray.get(reference))
             except exceptions.RayActorError as error:
-                raise ShardLost(f"shard {shard} died before it began: {str(error).strip().splitlines()[0][:200]}") from error
+                raise ShardLost(f"shard {shard} died before it began: {_reason(error)}") from error
         return answers
 
     def _hire(self) -> None:
@@ -209,6 +210,13 @@ class Crew:
         dealt = shares([self._seats[k] for k in range(self.shards)], self.cluster)
         self._all([self.actors[k].sit.remote(dealt[k]) for k in hired], hired)
         return [self._seats[k].process for k in hired]
+
+
+def _reason(error: Exception) -> str:
+    """The innermost error, of which Ray tells last, in a line."""
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in str(error).splitlines() if line.strip()]
+    inner = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Exit|Interrupt)\b", line)]
+    return [*lines[:1], *inner][-1][:200] if lines else type(error).__name__
 
 
 def _is_good(reference: Any) -> bool:
