@@ -1,0 +1,48 @@
+"""The experiments that come with the package can be read, and are what they say of themselves."""
+
+import functools
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from locallearn.config.reading import read
+from locallearn.config.sweep import load
+from locallearn.rules.backprop import Backprop
+from locallearn.rules.decoupled_greedy import DecoupledGreedy
+from locallearn.rules.solo import Solo
+
+FOLDER = Path(__file__).parents[2] / "experiments"
+BASELINES = ["frontier-1d", "frontier-fashion", "frontier-cifar10", "depth", "floppy", "floppy-1d", "kilobyte"]
+
+
+@functools.cache
+def configs(name):
+    return [run.config for run in load(read(FOLDER / f"{name}.yaml")).runs]
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.yaml")))
+def test_every_experiment_is_without_a_mistake(name):
+    assert configs(name)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_backprop_and_who_sends_nothing_are_in_every_picture(name):
+    rules = [config.rule for config in configs(name)]
+    assert Backprop in map(type, rules)
+    assert len({rule.members for rule in rules if isinstance(rule, Solo)}) == 2
+
+
+@pytest.mark.parametrize("name", ["floppy", "floppy-1d", "kilobyte"])
+def test_no_shard_holds_much_more_than_the_others(name):
+    """At most 1.6 times the mean of parameters, auxiliary classifiers included."""
+    config = next(config for config in configs(name) if isinstance(config.rule, DecoupledGreedy))
+    shapes = {"fashion_mnist": (784,), "strokes1d": (40,)}
+    blocks, placement = config.placement.held(config.model.blocks(shapes[config.data.name], 10), config.rule)
+    held = np.zeros(max(placement) + 1)
+    for block, shard in zip(blocks, placement, strict=True):
+        state = jax.eval_shape(lambda key, block=block: config.rule.init(block, key), jax.random.key(0))
+        held[shard] += sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    assert len(held) >= 4
+    assert held.max() <= 1.6 * held.mean()
