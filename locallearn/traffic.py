@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 HEADER_BYTES = 20
 """Our own frame header: `framed` bytes are the payload and one header for each message."""
+
+LEVELS = ("payload", "framed", "wire")
+"""What counts as a byte: of packets; with our headers; with those of TCP over IPv4 and Ethernet, as frames cross sockets."""
+PREFIX_BYTES = 4
+"""A frame's length, before it on a socket."""
+PACKET_BYTES, PACKET_HEADERS = 1448, 66
+"""What of a frame a packet of 1500 bytes carries next to the headers of IPv4 (20) and TCP (32, with its time stamps), and those with
+Ethernet's (14). As much comes back for each message as its acknowledgement, and is counted where the message is. All of it is measured by
+`tests/fabrics/namespaces.py`."""
 
 ASIDE = ("evaluation", "checkpoint")
 """Kinds that stand beside the headline and do not count in it."""
@@ -29,10 +38,14 @@ class Channel(NamedTuple):
 
 @dataclass
 class Traffic:
-    """Bytes of payload and number of messages by channel. Python integers: they do not overflow."""
+    """Bytes of payload and number of messages by channel. Python integers: they do not overflow.
+
+    level: one of LEVELS, what `bytes` and its groups count.
+    """
 
     payload: Counter[Channel] = field(default_factory=Counter)
     messages: Counter[Channel] = field(default_factory=Counter)
+    level: str = "framed"
 
     def count(self, channel: Channel, payload: int, messages: int = 1) -> None:
         """Add messages of `payload` bytes in all."""
@@ -40,22 +53,39 @@ class Traffic:
         self.messages[channel] += messages
 
     def __add__(self, other: Traffic) -> Traffic:
-        return Traffic(self.payload + other.payload, self.messages + other.messages)
+        return Traffic(self.payload + other.payload, self.messages + other.messages, self.level)
 
     def __mul__(self, times: int) -> Traffic:
         return Traffic(
             Counter({c: n * times for c, n in self.payload.items()}),
             Counter({c: n * times for c, n in self.messages.items()}),
+            self.level,
         )
 
     def measured(self, sent: Mapping[Channel, tuple[int, int]]) -> Traffic:
         """The same, but with so many bytes of payload in so many messages on these channels: what a plan only has bounds of."""
         payload, messages = ({channel: both[k] for channel, both in sent.items()} for k in (0, 1))
-        return Traffic(Counter({**self.payload, **payload}), Counter({**self.messages, **messages}))
+        return Traffic(Counter({**self.payload, **payload}), Counter({**self.messages, **messages}), self.level)
+
+    def at(self, level: str) -> Traffic:
+        """The same traffic, counted otherwise."""
+        return replace(self, level=level)
 
     def framed(self, channel: Channel) -> int:
         """Bytes of one channel, frame headers included."""
         return self.payload[channel] + HEADER_BYTES * self.messages[channel]
+
+    def wire(self, channel: Channel) -> int:
+        """Bytes of one channel as frames cross sockets, in packets of 1500 bytes; where they vary in size, all of the mean size."""
+        count = self.messages[channel]
+        if not count:
+            return 0
+        packets = -(-(self.framed(channel) + PREFIX_BYTES * count) // (PACKET_BYTES * count))
+        return self.framed(channel) + (PREFIX_BYTES + PACKET_HEADERS * (packets + 1)) * count
+
+    def counted(self, channel: Channel) -> int:
+        """Bytes of one channel, by the level."""
+        return {"payload": self.payload.__getitem__, "framed": self.framed, "wire": self.wire}[self.level](channel)
 
     @property
     def training(self) -> list[Channel]:
@@ -64,8 +94,8 @@ class Traffic:
 
     @property
     def bytes(self) -> int:
-        """The headline: framed bytes of every kind but evaluation and checkpoint."""
-        return sum(map(self.framed, self.training))
+        """The headline: bytes (framed, unless the level says otherwise) of every kind but evaluation and checkpoint."""
+        return sum(map(self.counted, self.training))
 
     @property
     def payload_bytes(self) -> int:
@@ -78,16 +108,16 @@ class Traffic:
         return sum(self.messages[channel] for channel in self.training)
 
     def by_kind(self) -> dict[str, int]:
-        """Framed bytes of each kind, evaluation and checkpoint among them."""
-        return _grouped((channel.kind, self.framed(channel)) for channel in self.messages)
+        """Bytes of each kind, evaluation and checkpoint among them."""
+        return _grouped((channel.kind, self.counted(channel)) for channel in self.messages)
 
     def by_link(self) -> dict[tuple[int, int], int]:
-        """Framed bytes of training on each ordered pair of shards."""
-        return _grouped(((channel.src, channel.dst), self.framed(channel)) for channel in self.training)
+        """Bytes of training on each ordered pair of shards."""
+        return _grouped(((channel.src, channel.dst), self.counted(channel)) for channel in self.training)
 
     @property
     def worst_link(self) -> int:
-        """Framed bytes of training on the busiest link."""
+        """Bytes of training on the busiest link."""
         return max(self.by_link().values(), default=0)
 
     def rows(self) -> list[dict[str, Any]]:

@@ -30,6 +30,7 @@ from locallearn.schedule import Schedule
 from locallearn.train import Problems, Stop, Train
 
 NO_STOP = Stop()
+Level = Literal["payload", "framed", "wire"]
 Seed = Annotated[int, Ge(0), Le(2**32 - 1)]
 
 
@@ -108,6 +109,7 @@ class _File:
     codecs: Any = field(default_factory=dict)
     stop: Stop = NO_STOP
     schedule: Schedule | None = None
+    count: Level = "framed"
     diagnostics: tuple[Literal["angle", "norms", "probe", "rule"], ...] = ()
     cluster: Cluster = PLAIN
     seed: Seed = 0
@@ -122,7 +124,7 @@ class Config:
 
     validation: share (float) or count (int) of the training examples held back. augment: what training images go through. codecs: by
     message name, kind or `default`; a name beats its kind, a kind beats the default. diagnostics: what evaluations find out besides.
-    schedule: the virtual clock that it trains under.
+    schedule: the virtual clock that it trains under. count: what its bytes are, in records, totals and budgets.
     """
 
     rule: Any
@@ -137,6 +139,7 @@ class Config:
     augment: Augment | None = None
     diagnostics: tuple[str, ...] = ()
     schedule: Schedule | None = None
+    count: Level = "framed"
     cluster: Cluster = field(default=PLAIN, compare=False)
     catalog: Catalog = field(default_factory=default_catalog, repr=False, compare=False)
 
@@ -159,6 +162,7 @@ class Config:
             "codecs": {key: spelled(spec) for key, spec in self.codecs.items()},
             "stop": write(self.stop),
             **({"schedule": write(self.schedule)} if self.schedule else {}),
+            **({"count": self.count} if self.count != "framed" else {}),
             **({"diagnostics": list(self.diagnostics)} if self.diagnostics else {}),
         }
 

@@ -10,13 +10,16 @@ from locallearn.traffic import Traffic
 
 
 def plan(setup: Setup) -> dict[str, Any]:
-    """The whole plan as plain data: for plan.json and `locallearn plan`. Bytes are framed unless they are called payload.
+    """The whole plan as plain data: for plan.json and `locallearn plan`.
+
+    Bytes are what the run counts (`count`, framed by default) unless they are called payload or framed.
 
     Totals assume that the run takes all its steps; where the frames of a codec vary in size they are `at_most` so many.
     """
     total = planned_traffic(setup)
     return {
         "at_most": varies(setup),
+        "count": setup.count,
         "steps": setup.steps,
         "bytes": total.bytes,
         "payload_bytes": total.payload_bytes,
@@ -34,7 +37,7 @@ def varies(setup: Setup) -> bool:
 
 def planned_traffic(setup: Setup) -> Traffic:
     """Everything that the run will send: training, evaluations and decisions."""
-    total = Traffic()
+    total = Traffic(level=setup.count)
     for stage in setup.stages:
         evaluations = _evaluations(setup, stage)
         total += setup.plan_step(stage).traffic * (stage.stop - stage.start)
@@ -68,5 +71,8 @@ def _stage(setup: Setup, stage: Stage) -> dict[str, Any]:
         "messages_per_step": step.traffic.message_count,
         "hops_per_step": step.hops,
         "bytes_per_decision": setup.plan_decision(stage).traffic.bytes,
-        "channels": step.traffic.rows(),
+        "channels": [
+            {**row, "bytes": step.traffic.counted(channel)}
+            for row, channel in zip(step.traffic.rows(), sorted(step.traffic.messages), strict=True)
+        ],
     }

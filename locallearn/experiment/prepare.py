@@ -54,6 +54,7 @@ def prepare(config: Config, load: Callable[[Any], Dataset] = load_data, tested: 
         intake=dataclasses.replace(dataset.intake, augment=config.augment),
         diagnostics=config.diagnostics,
         clock=_clock(config),
+        count=config.count,
     )
     _afford(setup)
     return setup

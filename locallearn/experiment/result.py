@@ -158,11 +158,12 @@ def load(directory: str | Path) -> Result:
     if settings is None:
         raise StoreError(f"{directory}: config.yaml is missing")
     ending = store.read("result.json")
+    traffic = Traffic.of_rows(ending["traffic"]).at(settings.get("count", "framed"))
     names = {field.name for field in dataclasses.fields(Result)}
     return Result(
         settings=settings,
         curve=store.records(),
-        traffic=Traffic.of_rows(ending["traffic"]),
+        traffic=traffic,
         directory=store.directory,
         _arrays=lambda: checkpoint.arrays(store.checkpoints),
         _config=lambda: _resolved(store, settings),

@@ -163,7 +163,8 @@ def _train(config: Config, how: How, setup: Setup, store: Store | None) -> Resul
         store.write_plan(plan(setup))
     events = _events(config, how, setup, resume, math.inf if store is None and how.on != "ray" else how.keep_seconds)
     reached, losses = resume.step if resume else 0, {"rollbacks": 0, "seconds_lost": 0.0}
-    for event in events:
+    for told in events:
+        event = told._replace(traffic=told.traffic.at(setup.count)) if isinstance(told, Evaluated | Snapshot | Finished) else told
         if isinstance(event, Evaluated):
             curve.append(record_of(setup, event))
             if store:

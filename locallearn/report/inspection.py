@@ -44,9 +44,9 @@ def _plan_table(found: Mapping[str, Any]) -> str:
     for stage in found["stages"]:
         if len(found["stages"]) > 1:
             lines += [f"steps {stage['start']} to {stage['stop']}"]
-        rows = [["message", "link", "messages a step", "payload", "framed"]]
+        rows = [["message", "link", "messages a step", "payload", found["count"]]]
         for c in stage["channels"]:
-            rows.append([c["message"], f"{c['src']} > {c['dst']}", str(c["messages"]), size(c["payload"]), size(c["framed"])])
+            rows.append([c["message"], f"{c['src']} > {c['dst']}", str(c["messages"]), size(c["payload"]), size(c["bytes"])])
         totals = [str(stage["messages_per_step"]), size(stage["payload_bytes_per_step"]), size(stage["bytes_per_step"])]
         lines += [aligned([*rows, ["together", "", *totals]], (2, 3, 4))]
         lines += [f"{plural(stage['hops_per_step'], 'message')} of a step must wait for one another", ""]

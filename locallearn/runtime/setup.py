@@ -81,7 +81,8 @@ class Setup:
 
     stop_accuracy, stop_bytes: end early at this validation accuracy, or before these bytes are passed. intake: how the examples of the
     split become what the bottom block sees. diagnostics: what is found out at evaluations besides (`locallearn.runtime.diagnostics`).
-    clock: the timetable of so many steps of a stage between two evaluations, for runs that have a virtual clock.
+    clock: the timetable of so many steps of a stage between two evaluations, for runs that have a virtual clock. count: what bytes are
+    counted, one of `traffic.LEVELS`.
     """
 
     stages: tuple[Stage, ...]
@@ -95,6 +96,7 @@ class Setup:
     intake: Intake = PLAIN
     diagnostics: tuple[str, ...] = ()
     clock: Callable[[Stage, int], Timetable] | None = None
+    count: str = "framed"
     _footprints: dict[Any, Footprint] = field(default_factory=dict, init=False, repr=False)
     _timetables: dict[tuple[int, int], Timetable] = field(default_factory=dict, init=False, repr=False)
 
@@ -139,7 +141,7 @@ class Setup:
         """What the decision after an evaluation sends."""
         plan = Plan(stage.control)
         Chain(stage.blocks, plan).broadcast("decision", Planned(Spec((1,), jnp.uint8), len(stage.blocks) - 1))
-        return Footprint(plan.traffic, plan.channels, plan.hops)
+        return Footprint(plan.traffic.at(self.count), plan.channels, plan.hops)
 
     def evaluation_after(self, step: int) -> int:
         """The next evaluation: they are at the multiples of `evaluate_every` and at the end of each stage."""
@@ -220,7 +222,7 @@ class Setup:
             plan.require("the loss", info.loss, top)
         else:
             plan.require("the scores", result, top)
-        return Footprint(plan.traffic, plan.channels, plan.hops, frozenset(plan.early))
+        return Footprint(plan.traffic.at(self.count), plan.channels, plan.hops, frozenset(plan.early))
 
     def _batch(self, stage: Stage, size: int) -> Batch:
         stored = spec_of(self.split.train.x)

@@ -15,13 +15,14 @@ from locallearn.network.clock import ends
 from locallearn.network.graph import step_graph
 from locallearn.network.prices import Prices
 from locallearn.networks import parse_network
+from locallearn.rules import RULES as LIBRARY
 from locallearn.runtime.cluster import Crew
 from locallearn.runtime.fused import FusedSession
 from locallearn.runtime.training import Evaluated, train
 from tests.benchmarks.common import random_setup
 
-NETWORKS = ("4 Mbit/s, 50 ms", "1 Mbit/s, 20 ms", "1 Mbit/s, 100 ms", "256 kbit/s, 20 ms")
-RULES = ("backprop", "mono_forward", "predictive_coding")
+NETWORKS = ("4 Mbit/s, 50 ms", "1 Mbit/s, 20 ms", "1 Mbit/s, 200 ms", "256 kbit/s, 20 ms")
+RULES = {"backprop": {}, "mono_forward": {}, "predictive_coding": {"steps": 4}}
 SHARDS = (2, 3, 4)
 BATCH, WIDTH, TRIAL = 32, 64, 20
 
@@ -29,7 +30,7 @@ BATCH, WIDTH, TRIAL = 32, 64, 20
 def setup(rule, shards, steps):
     """One block in each shard."""
     widths = (784, *(WIDTH,) * (shards - 1), 10)
-    return quiet(random_setup(rule, widths, examples=1000, batch=BATCH, steps=2 * steps, shards=shards), steps)
+    return quiet(random_setup(LIBRARY[rule](**RULES[rule]), widths, examples=1000, batch=BATCH, steps=2 * steps, shards=shards), steps)
 
 
 def quiet(made, steps):
@@ -63,7 +64,7 @@ def main(seconds):
                 for text in NETWORKS:
                     net = parse_network(text)
                     wanted = predicted(trial, net, step_seconds, 200)
-                    steps = max(3, int((wanted < seconds).sum()))
+                    steps = max(2, int((wanted < seconds).sum()))
                     made = setup(rule, shards, steps)
                     found = span(crew.train(lambda made=made: made, keep_seconds=math.inf, network=net))
                     ratio = wanted[steps - 1] / found

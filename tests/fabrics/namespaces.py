@@ -136,8 +136,8 @@ def crossed() -> tuple[int, int]:
 def frames(batch: int, steps: int, codec: str = "exact") -> Any:
     """Backpropagation through eight units in each of two shards: a message of 32 bytes for each example each way in every step."""
     from locallearn.codec import build
-    from locallearn.config.codecs import parse_codec
     from locallearn.config.catalog import default_catalog
+    from locallearn.config.codecs import parse_codec
     from locallearn.config.schema import Reader
     from locallearn.runtime.wiring import choose_codecs
     from tests.benchmarks.bench_network import quiet
@@ -174,7 +174,16 @@ def table() -> list[dict[str, float]]:
             batch, steps = size // 32, max(400, min(3000, 8_000_000 // size))
             (short, few), (long, many) = cost(crew, batch, 10), cost(crew, batch, steps + 10)
             sent = [(b - a - rate * (long - short)) / steps for a, b, rate in zip(few, many, chatter, strict=True)]
-            rows.append({"payload": size, "up": sent[0], "down": sent[1], "seconds": long - short, "chatter_up": chatter[0], "chatter_down": chatter[1]})
+            rows.append(
+                {
+                    "payload": size,
+                    "up": sent[0],
+                    "down": sent[1],
+                    "seconds": long - short,
+                    "chatter_up": chatter[0],
+                    "chatter_down": chatter[1],
+                }
+            )
     return rows
 
 

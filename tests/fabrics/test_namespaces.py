@@ -52,7 +52,7 @@ def test_the_cable_carries_what_is_counted_as_wire(machines):
     rows = json.loads(namespaces.within(namespaces.HERE[0], *inside, timeout=600).stdout.splitlines()[-1])
     assert [row["payload"] for row in rows] == list(namespaces.SIZES)
     for row in rows:
-        counted = Traffic(count="wire")
-        counted.add(Channel("activation", "activation", 0, 1), row["payload"])
+        counted = Traffic(level="wire")
+        counted.count(Channel("activation", "activation", 0, 1), row["payload"])
         assert row["up"] == pytest.approx(counted.bytes, rel=0.04)
         assert row["down"] == pytest.approx(counted.bytes, rel=0.04)
