@@ -13,6 +13,7 @@ from locallearn.chain import Chain
 from locallearn.codec import Context, exact
 from locallearn.models.residual_mlp import ResidualMLP
 from locallearn.rule import Batch, init_state
+from locallearn.rules.backprop import Backprop
 from locallearn.rules.predictive_coding import PredictiveCoding
 from locallearn.runtime.local import Fused
 from locallearn.runtime.wiring import Wiring, choose_codecs
@@ -102,3 +103,24 @@ def test_predictive_coding_trains_32_blocks_as_it_does_not_in_the_standard_param
         told, right = losses(examples, "standard", rate, learning_rate)
         assert told[-1] > 1, "worse than to say nothing, 0.5"
         assert right < 0.7
+
+
+def gradient(rule, width, x, y):
+    """All entries of the rule's gradient, at a network of four blocks."""
+    blocks = ResidualMLP(width=width, depth=4, activation="tanh").blocks((12,), 3)
+    wiring = Wiring((0,) * 4, rule.messages, choose_codecs(rule.messages, {}, exact()))
+    chain = Chain(blocks, Fused(wiring, {}, Context(jnp.arange(64))))
+    batch = Batch(x, y, jnp.arange(64, dtype=jnp.int32), jax.random.PRNGKey(0))
+    grads = jax.jit(lambda state: rule.gradients(chain, state, batch)[0])(init_state(rule, blocks, 0))
+    return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(grads)])
+
+
+def test_at_equilibrium_the_gradient_tends_to_backpropagations_as_the_network_widens(examples):
+    rest = PredictiveCoding(steps=300, rate=0.3, momentum=0.0, loss="cross_entropy")
+    found = []
+    for width in (16, 64, 256):
+        ours, true = (gradient(rule, width, *examples) for rule in (rest, Backprop()))
+        found.append(float(jnp.linalg.norm(ours - true) / jnp.linalg.norm(true)))
+    assert found[2] < 0.02
+    for wider, narrow in zip(found[1:], found, strict=False):
+        assert narrow / wider == pytest.approx(4, rel=0.2)
