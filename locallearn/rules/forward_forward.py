@@ -32,8 +32,8 @@ that are wrong as well if they are hard:
     goodness, hard       3 B n_l, and B C: scores         B C            C B n_l, and B C                B C
     readout              3 B n_l, and B C: scores         B C            B n_l, and B C                  B n_l, and B C
 
-What makes it work: relu and He initialisation (mean square 1 to begin with, as is the threshold), and Adam: for a few epochs at 3e-3, cosine;
-for more of them hard negatives, 1e-3, held for half of the run. At 2e-3 and with uniform ones, 60 epochs are worse than 25 so.
+What makes it work: relu and He initialisation (mean square 1 to begin with, as is the threshold), and Adam: for a few epochs at 3e-3 with a
+falling rate; for more of them hard negatives, and 1e-3, held for half of the run.
 """
 
 from __future__ import annotations
@@ -45,39 +45,18 @@ from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from locallearn.block import Block, State, WithHead
 from locallearn.chain import Chain, Row
 from locallearn.fields import NonNegative, NonNegativeInt, Positive
 from locallearn.rule import Batch, Info, Message, Rule
 from locallearn.rules._common import label, output_error, unknown_classes
-from locallearn.rules._goodness import Learnt, add, by_label, goodness, idle, no_hidden_block, normalised, wrong_labels
+from locallearn.rules._goodness import Learnt, add, by_label, goodness, idle, no_hidden_block, normalised
+from locallearn.rules._painting import presentations, show
 from locallearn.rules._readout import Read, hard_labels, reader, regress, share
 from locallearn.search import Log
 
-NEUTRAL = 0.1
 MOMENTUM = 0.9
-
-
-def paint(x: jax.Array, mark: Any) -> jax.Array:
-    """x with `mark`, [classes] or [batch, classes], in place of the first values of each flattened example."""
-    flat, classes = x.reshape(x.shape[0], -1), mark.shape[-1]
-    mark = jnp.broadcast_to(jnp.asarray(mark, x.dtype), (x.shape[0], classes))
-    return jnp.concatenate([mark, flat[:, classes:]], 1).reshape(x.shape)
-
-
-def show(block: Block, x: jax.Array, *, neutral: bool) -> jax.Array:
-    """a_0 of x with the neutral label, or with each label in turn: [classes x batch, *in_shape], class by class."""
-    marks = np.full((1, block.classes), NEUTRAL) if neutral else np.eye(block.classes)
-    return jnp.concatenate([normalised(paint(x, mark)) for mark in marks])
-
-
-def presentations(block: Block, x: jax.Array, y: jax.Array, wrong: jax.Array | None, key: jax.Array) -> jax.Array:
-    """a_0 of all x⁺, then of all x⁻, with the wrong labels or, where there are none, with some drawn uniformly."""
-    y = y.astype(jnp.int32)
-    wrong = wrong_labels(y, block.classes, jax.random.fold_in(key, block.index)) if wrong is None else wrong
-    return jnp.concatenate([normalised(paint(x, jax.nn.one_hot(labels, block.classes))) for labels in (y, wrong)])
 
 
 def rise(block: Block, state: State, a: jax.Array) -> jax.Array:

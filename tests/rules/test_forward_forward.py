@@ -9,8 +9,10 @@ import pytest
 
 from locallearn.block import WithHead
 from locallearn.chain import Row
+from locallearn.rules._goodness import normalised, wrong_labels
+from locallearn.rules._painting import paint, presentations
 from locallearn.rules._readout import hard_labels
-from locallearn.rules.forward_forward import ForwardForward, contrast, normalised, paint, presentations, wrong_labels
+from locallearn.rules.forward_forward import ForwardForward, contrast
 from locallearn.traffic import Channel
 
 
