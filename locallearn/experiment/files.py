@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -11,9 +12,15 @@ from typing import Any, BinaryIO
 
 from locallearn.errors import LocallearnError
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 class StoreError(LocallearnError):
     """A run directory cannot be written, or holds something else."""
+
+
+class NoRoom(StoreError):
+    """The disk is full: what would come next could not be written either."""
 
 
 class UnusableFolder(StoreError):
@@ -30,8 +37,10 @@ def make_folder(path: Path) -> None:
         raise unusable(path, error) from error
 
 
-def unusable(folder: Path, error: OSError) -> UnusableFolder:
+def unusable(folder: Path, error: OSError) -> StoreError:
     """The error for a folder in which nothing can be begun, in one sentence."""
+    if error.errno in FULL:
+        return unwritable(folder, error)
     return UnusableFolder(f"{folder}: cannot be written: {error.strerror or error}; nothing was run")
 
 
@@ -54,7 +63,8 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 def unwritable(path: Path, error: OSError) -> StoreError:
     """The error for a file that could not be written, in one sentence."""
-    return StoreError(f"{path}: cannot be written: {error.strerror or error}; nothing that was complete is damaged")
+    kind, after = (NoRoom, "; make room, and the same command goes on") if error.errno in FULL else (StoreError, "")
+    return kind(f"{path}: cannot be written: {error.strerror or error}; nothing that was complete is damaged{after}")
 
 
 def write_json(path: Path, value: Any) -> None:

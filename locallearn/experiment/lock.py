@@ -28,7 +28,7 @@ class Lock:
 
     def __init__(self, directory: Path):
         self.directory, self.path = directory, directory / "lock"
-        self._released = threading.Event()
+        self._released, self._lost = threading.Event(), threading.Event()
 
     def __enter__(self) -> Self:
         with _guarded(self.directory):
@@ -37,7 +37,8 @@ class Lock:
                 where = f"process {holder['pid']} on {holder['host']}"
                 raise Held(f"{self.directory}: {where} is running it; wait for it or stop it first")
             mine = {"host": socket.gethostname(), "pid": os.getpid(), "begun": _begun(os.getpid())}
-            write_whole(self.path, lambda file: file.write(json.dumps(mine).encode()))
+            self._mine = json.dumps(mine)
+            write_whole(self.path, lambda file: file.write(self._mine.encode()))
         self._beat = threading.Thread(target=self._beats, daemon=True)
         self._beat.start()
         return self
@@ -45,12 +46,31 @@ class Lock:
     def __exit__(self, *_: object) -> None:
         self._released.set()
         self._beat.join()
-        self.path.unlink(missing_ok=True)
+        with _guarded(self.directory):
+            if self._is_mine():
+                self.path.unlink(missing_ok=True)
+
+    def check(self) -> None:
+        """Held if another process has taken the lock in the meantime."""
+        if self._lost.is_set():
+            raise Held(f"{self.directory}: another process took it over, since this one gave no sign of life for {SILENT_SECONDS:.0f} s")
 
     def _beats(self) -> None:
         while not self._released.wait(BEAT_SECONDS):
+            if not self._is_mine():
+                self._lost.set()
+                return
             with contextlib.suppress(OSError):
                 os.utime(self.path)
+
+    def _is_mine(self) -> bool:
+        """Whether the file still says so; what cannot be read now may be read later."""
+        try:
+            return self.path.read_text() == self._mine
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
 
 
 def holder_of(directory: Path) -> dict[str, Any] | None:

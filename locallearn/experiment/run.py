@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import traceback
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from locallearn.config.run import Config, write_yaml
 from locallearn.errors import ConfigError, LocallearnError, Problem
 from locallearn.experiment import checkpoint
 from locallearn.experiment.events import Ended, Listener, Started
+from locallearn.experiment.files import NoRoom
 from locallearn.experiment.lines import Lines
-from locallearn.experiment.lock import Lock
+from locallearn.experiment.lock import Held, Lock
 from locallearn.experiment.planning import plan
 from locallearn.experiment.prepare import load_data, prepare
 from locallearn.experiment.provenance import commit, now, provenance, relative, versions
@@ -121,13 +122,30 @@ def execute(config: Config, how: How = How(), directory: Path | None = None, fre
     if fresh:
         move_away(directory)
     store = Store(directory)
-    if store.holds(config.canonical()) and store.state == FINISHED:
-        result = load(directory)
-        how.tell(Ended(result, skipped=True))
-        return result
+    done = _finished(config, how, store)
+    if done:
+        return done
     store.make()
-    with Lock(directory):
-        return _stored(config, how, store)
+    with Lock(directory) as lock:  # where another process may have finished it in the meantime
+        return _finished(config, how, store) or _stored(config, replace(how, tell=_while_held(lock, how.tell)), store)
+
+
+def _finished(config: Config, how: How, store: Store) -> Result | None:
+    if not store.holds(config.canonical()) or store.state != FINISHED:
+        return None
+    result = load(store.directory)
+    how.tell(Ended(result, skipped=True))
+    return result
+
+
+def _while_held(lock: Lock, tell: Listener) -> Listener:
+    """Held for a process that was taken for dead, such as one that slept: another one has the run now."""
+
+    def told(event: Any) -> None:
+        lock.check()
+        tell(event)
+
+    return told
 
 
 def _stored(config: Config, how: How, store: Store) -> Result:
@@ -147,7 +165,7 @@ def _stored(config: Config, how: How, store: Store) -> Result:
         setup = prepare(config, how.load, how.tested)
         return _train(config, how, setup, store)
     except Exception as error:
-        if not isinstance(error, Interrupted):
+        if not isinstance(error, Interrupted | Held | NoRoom):  # with the run itself nothing is wrong
             store.fail(failure_of(error, store))
         raise
 

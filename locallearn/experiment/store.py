@@ -14,6 +14,7 @@ lock             while it runs: host and process
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -141,7 +142,7 @@ class Store:
         try:
             with path.open("ab", buffering=0) as file:
                 if file.write(data) != len(data):
-                    raise OSError(28, os.strerror(28))
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise unwritable(path, error) from error
 

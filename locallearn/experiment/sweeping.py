@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from locallearn.config.sweep import Run, Sweep
 from locallearn.errors import LocallearnError
-from locallearn.experiment.files import finite, make_folder, write_whole
+from locallearn.experiment.files import NoRoom, finite, make_folder, write_whole
 from locallearn.experiment.lock import Held
 from locallearn.experiment.parallel import kept, spread
 from locallearn.experiment.prepare import load_data
@@ -141,14 +141,14 @@ def never() -> bool:
 
 
 def carried_out(number: int, run: Run, directory: Path, how: How) -> Outcome:
-    """One run, whatever comes of it: its trouble is not the next one's. Interrupted passes."""
+    """One run, whatever comes of it: its trouble is not the next one's. Interrupted passes, and NoRoom, which is."""
     before = Store(directory).state
     if before == RUNNING:
         return Outcome(number, run, directory, before, RUNNING)
     try:
         result = execute(run.config, replace(how, varied=run.varied, tuned=run.tuned), directory)
         return Outcome(number, run, directory, before, FINISHED, result)
-    except Interrupted:
+    except (Interrupted, NoRoom):
         raise
     except Held:  # by a process that was as quick
         return Outcome(number, run, directory, before, RUNNING)

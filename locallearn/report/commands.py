@@ -13,6 +13,7 @@ from locallearn.config import sweep as sweeps
 from locallearn.config.reading import read
 from locallearn.errors import LocallearnError
 from locallearn.experiment.api import configuration
+from locallearn.experiment.files import NoRoom
 from locallearn.experiment.run import How, execute, run_name, silent
 from locallearn.experiment.signals import polite
 from locallearn.experiment.store import FAILED
@@ -59,24 +60,29 @@ def sweep(
         write = functools.partial(write_sweep, course, found, path, document.data)
         write(known_choices(course, found))
         choices: list[Chosen] = []
+        room = True
         try:
             if found.tune:
                 choices = Tuning(course, found, write, progress).go(studies)
             else:
                 course.go(chosen)
+        except NoRoom:
+            room = False
+            raise
         finally:
             stack.close()
-            _conclude(course, choices, quiet)
+            _conclude(course, choices, quiet, room)
     return 1 if any(outcome.state == FAILED for outcome in course.outcomes) or any(c.trial is None for c in choices) else 0
 
 
-def _conclude(course: Course, choices: Sequence[Chosen], quiet: bool) -> None:
-    """The table of what there is now, and the failures once more."""
-    rows = rows_below(course.folder)
-    if rows:
-        write_csv(course.folder / "results.csv", rows)
+def _conclude(course: Course, choices: Sequence[Chosen], quiet: bool, room: bool) -> None:
+    """The table of what there is now, as a file if there is room, and the failures once more."""
+    rows, table = rows_below(course.folder), course.folder / "results.csv"
     if rows and not quiet:
-        print(f"\n{summary(rows)}\n\n{course.folder / 'results.csv'}", flush=True)
+        print(f"\n{summary(rows)}\n", flush=True)
+    if rows and room:
+        write_csv(table, rows)
+        print(table, flush=True) if not quiet else None
     undecided = [f"{found.study.name}: {found.why}" for found in choices if found.trial is None]
     for line in [*failures(course.outcomes), *undecided]:
         print(line, file=sys.stderr, flush=True)

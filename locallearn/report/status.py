@@ -179,5 +179,5 @@ def _tell(status: Status, out: TextIO, seconds: float) -> None:
 
 
 def _line(row: Mapping[str, Any]) -> str:
-    figures = f"{row['step']:>7} steps  valid {decimal(row['valid']):<6} {size(row['bytes']):>9}"
+    figures = f"{row['step']:>7}  valid {decimal(row['valid']):<6}{size(row['bytes']):>9}"
     return f"{short(row['run'], 26):<26} {row['state']:<11}{figures}"

@@ -135,6 +135,44 @@ def test_a_lock_of_another_host_lives_by_its_heartbeat(tmp_path):
     assert not (tmp_path / "lock").exists()
 
 
+def test_who_was_taken_for_dead_notices_and_leaves_the_lock_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("locallearn.experiment.lock.BEAT_SECONDS", 0.01)
+    with Lock(tmp_path) as lock:
+        lock.check()
+        lock_by(tmp_path, host="elsewhere", pid=1)
+        lock._beat.join(5)
+        with pytest.raises(StoreError, match="another process took it over"):
+            lock.check()
+    assert holder_of(tmp_path)["host"] == "elsewhere"
+
+
+def test_a_run_that_ended_while_its_lock_was_waited_for_is_not_done_again(tmp_path, monkeypatch):
+    from locallearn.experiment import run
+    from locallearn.experiment.api import configuration
+
+    config = configuration(
+        {
+            "rule": {"name": "backprop"},
+            "model": {"name": "mlp", "widths": [40, 8, 10], "shards": 2},
+            "data": {"name": "strokes1d", "samples": 200, "test_samples": 50},
+            "train": {"steps": 2, "batch": 16},
+        }
+    )
+    told = []
+
+    class Late(Lock):
+        def __enter__(self):  # another process was quicker
+            run.execute(config, run.How("eager"), tmp_path / "other")
+            for path in (tmp_path / "other").iterdir():
+                path.rename(tmp_path / "run" / path.name)
+            return super().__enter__()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "Lock", lambda directory: (Late if directory.name == "run" else Lock)(directory))
+        run.execute(config, run.How("eager", tell=told.append), tmp_path / "run")
+    assert [type(event).__name__ for event in told] == ["Ended"]
+
+
 def test_moving_away_keeps_everything(tmp_path):
     run = tmp_path / "a" / "seed-0"
     begun(run)

@@ -73,7 +73,7 @@ def test_a_pipe_gets_a_line_for_each_change_until_all_is_over(tmp_path, writer):
     assert not thread.is_alive()
     told = [line.split(" ", 1)[1] for line in out.getvalue().splitlines()]
     assert (told[0], told[-1]) == ("1 run: 1 new", "1 run: 1 finished")
-    assert told[-2].split()[1:6] == ["finished", "100", "steps", "valid", "0.800"]
+    assert told[-2].split()[1:5] == ["finished", "100", "valid", "0.800"]
     assert max(map(len, out.getvalue().splitlines())) <= 80
 
 
