@@ -83,18 +83,25 @@ class ShardActor:
 
         outbox = Outbox(
             self._shard,
-            send=lambda dst, data: peers[dst].deliver.remote(life, data),
+            send=lambda dst, number, data: peers[dst].deliver.remote(life, number, data),
             ask=lambda dst, stream, at_least: peers[dst].taken.remote(life, stream, at_least),
             answer=ray.get,
         )
         self._leave()
-        self._life, self._transport = life, Calls(Mailbox(), outbox)
+        beat = lambda dst, count: peers[dst].beat.remote(life, self._shard, count)  # noqa: E731
+        self._life, self._transport = life, Calls(Mailbox(), outbox, beat)
 
     @ray.method(num_returns=0)
-    def deliver(self, life: int, data: bytes) -> None:
+    def deliver(self, life: int, number: int, data: bytes) -> None:
         """A frame from a neighbour, as a call."""
         if life == self._life:
-            self._transport.mailbox.put(data)
+            self._transport.mailbox.put(number, data)
+
+    @ray.method(num_returns=0)
+    def beat(self, life: int, src: int, count: int) -> None:
+        """How many frames a neighbour has sent."""
+        if life == self._life:
+            self._transport.promised(src, count)
 
     def taken(self, life: int, stream: tuple[int, int], at_least: int) -> int:
         """A neighbour that is far ahead waits here."""

@@ -1,191 +1,108 @@
 """Links over sockets: each shard listens on its node's own address, and whoever sends to it connects.
 
-On the wire: a handshake, then frames, each after its length (4 bytes, big-endian). The handshake proves at both ends, by HMAC-SHA256
-over fresh random numbers of both, that the other knows the secret of the run, which travels by the control plane alone; what is not
-proven is hung up on before a byte of it is interpreted. Frames are `frame.py`'s; nothing is ever unpickled.
+`handshake.py` has how the two know each other, `ends.py` what is on the wire and how a link mends itself. Frames are `frame.py`'s; nothing
+is ever unpickled.
 
 The thread that waits for a frame reads the socket itself: no other thread stands between two shards, which is most of what makes this
 several times as quick as a call of Ray for each frame. A link is read only by those who wait for something on it; what is not read
-fills the kernel's buffers and then holds the sender back. A dead process closes its links at once, a dead machine within half a minute.
+fills the kernel's buffers and then holds the sender back. A dead process closes its links at once; a dead or frozen machine is silent, and
+heartbeats, one a second from a thread of their own, tell it from one that is busy.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import hmac
-import os
+import errno
+import logging
 import socket
-import struct
 import threading
-from collections import deque
+from collections import Counter
 from collections.abc import Sequence
 
 from locallearn.errors import LocallearnError
-from locallearn.runtime.frame import Address, FrameError, address_of
+from locallearn.runtime.ends import RECORD_BYTES, REPLAY, LinkLost, Receiving, Sending
+from locallearn.runtime.frame import TRAIN, Address, FrameError, address_of
+from locallearn.runtime.handshake import PATIENCE, Position, caller, greet, hang_up, quick, welcome
+
+__all__ = ["LinkLost", "Links", "Place"]
 
 Place = tuple[str, int]
 """Host and port."""
 
-QUEUE = 32
-"""Frames of one link that wait for the kernel to take them, before their sender waits too."""
-LIMIT = 2**30
-"""Bytes; a longer frame is refused unread."""
-PATIENCE = 10.0
-"""Seconds for a connection and its handshake."""
-_HELLO = struct.Struct(">8sIHH16s")
-_MAGIC = b"llearn01"
-_LENGTH = struct.Struct(">I")
+BEAT_SECONDS = 1.0
+BEGINNING = Position()
+STRIKES = 3
+"""So many damaged frames of one link in a row, none whole between them, are no accident."""
+STRANGERS = 64
+"""Handshakes at a time; who calls beyond them is hung up on."""
 
-
-class LinkLost(LocallearnError):
-    """The other end of a link is gone. shard: which."""
-
-    def __init__(self, shard: int, reason: str):
-        super().__init__(f"the link with shard {shard} ended: {reason}")
-        self.shard = shard
-
-
-class _Sending:
-    """This shard's end of a link to another. What the kernel does not take at once is left to a thread, in order."""
-
-    def __init__(self, shard: int, wire: socket.socket):
-        self._shard, self._wire = shard, wire
-        self._left: deque[memoryview] = deque()
-        self._changed = threading.Condition()
-        self._writer: threading.Thread | None = None
-        self._error: OSError | None = None
-
-    def send(self, data: bytes) -> None:
-        """Hand over a frame; wait only where QUEUE are waiting already."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._error or len(self._left) < QUEUE)
-            if self._error:
-                raise LinkLost(self._shard, str(self._error))
-            sent = 0 if self._left else self._at_once(data)
-            rest = memoryview(_LENGTH.pack(len(data)) + data)[sent:]
-            if rest:
-                self._left.append(rest)
-                self._changed.notify_all()
-                if self._writer is None:
-                    self._writer = threading.Thread(target=self._write, daemon=True, name=f"link to shard {self._shard}")
-                    self._writer.start()
-
-    def close(self) -> None:
-        """Hang up."""
-        with self._changed:
-            self._error = self._error or OSError("the run was given up")
-            self._changed.notify_all()
-        hang_up(self._wire)
-
-    def _at_once(self, data: bytes) -> int:
-        """How many bytes the kernel took without waiting."""
-        try:
-            return self._wire.sendmsg([_LENGTH.pack(len(data)), data], [], socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return 0
-        except OSError as error:
-            raise LinkLost(self._shard, str(error)) from error
-
-    def _write(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._error or self._left)
-                if self._error:
-                    return
-                rest = self._left[0]
-            try:
-                self._wire.sendall(rest)
-            except OSError as error:
-                with self._changed:
-                    self._error = self._error or error
-                    self._changed.notify_all()
-                return
-            with self._changed:
-                self._left.popleft()
-                self._changed.notify_all()
-
-
-class _Receiving:
-    """This shard's end of a link from another; one thread at a time reads it."""
-
-    def __init__(self, shard: int, wire: socket.socket):
-        self._shard, self._wire = shard, wire
-        self._buffer = b""
-
-    def receive(self) -> bytearray:
-        """The next frame, waited for."""
-        try:
-            while len(self._buffer) < _LENGTH.size:
-                self._buffer += self._some()
-            (size,) = _LENGTH.unpack_from(self._buffer)
-            if size > LIMIT:
-                raise FrameError(f"a frame of {size} bytes from shard {self._shard} is longer than the limit of {LIMIT}")
-            return self._body(size)
-        except OSError as error:
-            raise LinkLost(self._shard, str(error)) from error
-
-    def close(self) -> None:
-        """Hang up; a thread that reads ends with `LinkLost`."""
-        hang_up(self._wire)
-
-    def _body(self, size: int) -> bytearray:
-        data, view = bytearray(size), self._buffer[_LENGTH.size : _LENGTH.size + size]
-        have = len(view)
-        data[:have] = view
-        self._buffer = self._buffer[_LENGTH.size + have :]
-        rest = memoryview(data)
-        while have < size:
-            got = self._wire.recv_into(rest[have:])
-            have += got or len(self._some())
-        return data
-
-    def _some(self) -> bytes:
-        part = self._wire.recv(1 << 16)
-        if not part:
-            raise OSError("it was closed at the other end")
-        return part
+log = logging.getLogger("locallearn.links")
 
 
 class Links:
     """One shard's links: `post` and `take` for the shard's threads, one for each microbatch.
 
-    waiting: what the shard waits for at this moment, by microbatch; None where it computes. place: where this shard listens.
+    life: a number that both ends of a link must agree on. ports: the first and the last that may be listened at; any by default. replay:
+    bytes of frames that are kept for each link. waiting: what the shard waits for at this moment, by microbatch; None where it computes.
+    place: where this shard listens.
     """
 
-    def __init__(self, shard: int, host: str, run: int, secret: bytes):
-        self._shard, self._run, self._secret = shard, run, secret
-        self._listener = socket.create_server((host, 0))
+    def __init__(self, shard: int, host: str, life: int, secret: bytes, ports: tuple[int, int] | None = None, replay: int = REPLAY):
+        self._shard, self._life, self._secret, self._replay = shard, life, secret, replay
+        self._listener = listen(host, ports)
         self.place: Place = self._listener.getsockname()[:2]
-        self._places: Sequence[Place] = ()
-        self._to: dict[int, _Sending] = {}
-        self._from: dict[int, _Receiving] = {}
+        self._places: list[Place] = []
+        self._start = Position()
+        self._to: dict[int, Sending] = {}
+        self._from: dict[int, Receiving] = {}
         self._reading: set[int] = set()
         self._early: dict[Address, bytearray] = {}
+        self._taken: dict[tuple[int, int, int], tuple[int, int]] = {}
+        self._silent: dict[int, str] = {}
+        self._strikes: Counter[int] = Counter()
         self._changed = threading.Condition(threading.Lock())
-        self._connecting = threading.Lock()
-        self._closed = False
+        self._closed = threading.Event()
+        self._strangers = threading.Semaphore(STRANGERS)
         self.waiting: dict[int, tuple[Address, str] | None] = {}
-        threading.Thread(target=self._accept, daemon=True, name="listener").start()
+        for work, name in ((self._accept, "listener"), (self._beat, "heartbeats")):
+            threading.Thread(target=work, daemon=True, name=name).start()
 
-    def connect(self, places: Sequence[Place]) -> None:
-        """Where every shard listens; connections are made when they are first needed."""
-        self._places = places
+    def connect(self, places: Sequence[Place], start: Position = BEGINNING) -> None:
+        """Where every shard listens; connections are made when they are first needed. start: from where on this shard wants to be told."""
+        self._places, self._start = list(places), start
+
+    def moved(self, shard: int, place: Place) -> None:
+        """A shard that was lost is there again, elsewhere."""
+        with self._changed:
+            self._places[shard] = place
+            end = self._to.get(shard)
+        if end is not None:
+            end.call_again()
+
+    @property
+    def lost(self) -> dict[int, str]:
+        """The shards that were linked with this one and are not now, and why."""
+        with self._changed:
+            return {shard: end.broken for shard, end in self._to.items() if end.broken} | self._silent
+
+    @property
+    def beat_bytes(self) -> int:
+        """What the heartbeats of the links from here took. They follow the clock, and no traffic counts them."""
+        return RECORD_BYTES * sum(end.beats for end in list(self._to.values()))
 
     def post(self, address: Address, data: bytes) -> None:
-        """Send a frame; hold the sender back where the receiver is far behind."""
-        end = self._to.get(address.dst) or self._dial(address.dst)
-        end.send(data)
+        """Send a frame; hold the sender back where the receiver is far behind. LinkLost where it can be reached no more."""
+        end = self._to.get(address.dst) or self._end(address.dst)
+        end.send(address, data)
 
     def take(self, address: Address, name: str) -> bytearray:
-        """Wait for exactly this frame, as long as it takes: a neighbour that compiles is slow, not dead.
+        """Wait for exactly this frame, as long as it takes: a neighbour that compiles is slow, not dead, and one that died is replaced.
 
-        Raises FrameError for a frame that was damaged or came twice, LinkLost when the neighbour is gone.
+        Raises FrameError where frames of a link are damaged again and again, or when the run is given up.
         """
         with self._changed:
             while address not in self._early:
                 self.waiting[address.micro] = address, name
-                if self._closed:
+                if self._closed.is_set():
                     raise FrameError("the run was given up")
                 link = self._from.get(address.src)
                 if link is None or address.src in self._reading:
@@ -193,51 +110,78 @@ class Links:
                 else:
                     self._read(address.src, link)
             self.waiting[address.micro] = None
+            self._taken[address.src, address.stream, address.micro] = address.step, address.place
             return self._early.pop(address)
 
     def close(self) -> None:
         """End every wait, now and later: the run is over."""
         with self._changed:
-            self._closed = True
-            ends = [*self._to.values(), *self._from.values()]
+            self._closed.set()
             self._changed.notify_all()
+            sending, receiving = list(self._to.values()), list(self._from.values())
         hang_up(self._listener)
-        for end in ends:
-            end.close()
+        for end in sending:
+            end.close(FrameError("the run was given up"))
+        for link in receiving:
+            link.close()
 
-    def _read(self, src: int, link: _Receiving) -> None:
-        """Read one frame of a link, for whoever waits for it; the lock is free meanwhile."""
+    def _read(self, src: int, link: Receiving) -> None:
+        """Read one frame of a link, for whoever waits for it; the lock is free meanwhile. A new connection mends whatever is wrong."""
         self._reading.add(src)
         self._changed.release()
         try:
             data = link.receive()
-            address = address_of(data)
+            address, failure = address_of(data), None
+        except (OSError, FrameError) as error:
+            data, address, failure = bytearray(), None, error
         finally:
             self._changed.acquire()
             self._reading.discard(src)
             self._changed.notify_all()
-        if address in self._early:
-            raise FrameError(f"the frame {address} arrived twice")
-        self._early[address] = data
+        if address is None:
+            return self._hang_up(src, link, failure)
+        self._strikes[src] = 0
+        if (address.step, address.place) <= self._taken.get((src, address.stream, address.micro), (-1, -1)):
+            return  # it came before the link was made anew
+        known = self._early.setdefault(address, data)
+        if known is not data and known != data:
+            raise FrameError(f"the frame {address} arrived twice, and not the same")
 
-    def _dial(self, dst: int) -> _Sending:
-        with self._connecting:
+    def _hang_up(self, src: int, link: Receiving, error: Exception | None) -> None:
+        link.close()
+        if self._from.get(src) is link:
+            del self._from[src]
+            self._silent[src] = str(error)
+        if self._closed.is_set():
+            return
+        log.warning("shard %d: %s: the link from shard %d is to be made anew", self._shard, error, src)
+        if isinstance(error, FrameError):
+            self._strikes[src] += 1
+            if self._strikes[src] > STRIKES:
+                raise error
+
+    def _position(self, src: int) -> Position:
+        """From where on frames of a shard are wanted: those of earlier steps have been taken."""
+        last = [(stream, step) for (shard, stream, _), (step, _) in self._taken.items() if shard == src]
+        step = min([step for stream, step in last if stream == TRAIN], default=self._start.step)
+        return Position(step, min([number for stream, number in last if stream != TRAIN], default=self._start.aside))
+
+    def _end(self, dst: int) -> Sending:
+        with self._changed:
             if dst not in self._to:
-                try:
-                    wire = self._call(dst)
-                except OSError as error:
-                    raise LinkLost(dst, str(error)) from error
-                self._add(self._to, dst, _Sending(dst, quick(wire)))
-        return self._to[dst]
+                self._to[dst] = Sending(dst, lambda: self._call(dst), self._replay)
+                if self._closed.is_set():
+                    self._to[dst].close(FrameError("the run was given up"))
+            return self._to[dst]
 
-    def _call(self, dst: int) -> socket.socket:
+    def _call(self, dst: int) -> tuple[socket.socket, Position]:
         wire = socket.create_connection(self._places[dst], timeout=PATIENCE)
         try:
-            greet(wire, self._secret, self._run, self._shard, dst)
+            wanted = greet(wire, self._secret, self._life, self._shard, dst)
         except OSError:
             wire.close()
             raise
-        return wire
+        return quick(wire), wanted
 
     def _accept(self) -> None:
         while True:
@@ -245,74 +189,48 @@ class Links:
                 wire, _ = self._listener.accept()
             except OSError:
                 return
-            threading.Thread(target=self._welcome, args=(wire,), daemon=True, name="handshake").start()
+            if self._strangers.acquire(blocking=False):
+                threading.Thread(target=self._welcome, args=(wire,), daemon=True, name="handshake").start()
+            else:
+                hang_up(wire)
 
     def _welcome(self, wire: socket.socket) -> None:
         try:
             wire.settimeout(PATIENCE)
-            src = welcome(wire, self._secret, self._run, self._shard)
-        except OSError:
+            src, hello = caller(wire, self._life, self._shard)
+            with self._changed:
+                position = self._position(src)
+            welcome(wire, self._secret, hello, position)
+        except OSError as error:
+            log.warning("shard %d: hung up on a stranger: %s", self._shard, error)
             return hang_up(wire)
-        self._add(self._from, src, _Receiving(src, quick(wire)))
-
-    def _add(self, ends: dict[int, _Sending] | dict[int, _Receiving], shard: int, end: _Sending | _Receiving) -> None:
+        finally:
+            self._strangers.release()
         with self._changed:
-            if self._closed or shard in ends:
-                return end.close()
-            ends[shard] = end  # type: ignore[assignment]
+            if self._closed.is_set():
+                return hang_up(wire)
+            old, self._from[src] = self._from.get(src), Receiving(src, quick(wire))
+            self._silent.pop(src, None)
+            if old is not None:
+                old.close()  # who calls again has given the old connection up
             self._changed.notify_all()
 
-
-def greet(wire: socket.socket, secret: bytes, run: int, src: int, dst: int) -> None:
-    """The caller's side of the handshake. Raises OSError where the other does not know the secret."""
-    hello = _HELLO.pack(_MAGIC, run, src, dst, os.urandom(16))
-    wire.sendall(hello)
-    theirs = _exactly(wire, 16 + 32)
-    if not hmac.compare_digest(theirs[16:], _proof(secret, b"here", hello, theirs[:16])):
-        raise ConnectionRefusedError("the other end does not know the secret of the run")
-    wire.sendall(_proof(secret, b"there", hello, theirs[:16]))
+    def _beat(self) -> None:
+        while not self._closed.wait(BEAT_SECONDS):
+            with self._changed:
+                ends = [*self._to.values(), *self._from.values()]
+            for end in ends:
+                end.beat()
 
 
-def welcome(wire: socket.socket, secret: bytes, run: int, dst: int) -> int:
-    """The listener's side: which shard calls. Raises OSError for anybody else."""
-    hello = _exactly(wire, _HELLO.size)
-    magic, their_run, src, asked, _ = _HELLO.unpack(hello)
-    if (magic, their_run, asked) != (_MAGIC, run, dst):
-        raise ConnectionRefusedError("not a link of this run")
-    nonce = os.urandom(16)
-    wire.sendall(nonce + _proof(secret, b"here", hello, nonce))
-    if not hmac.compare_digest(_exactly(wire, 32), _proof(secret, b"there", hello, nonce)):
-        raise ConnectionRefusedError("the other end does not know the secret of the run")
-    return src
-
-
-def quick(wire: socket.socket) -> socket.socket:
-    """A socket that sends small frames at once, and that notices when the other machine is gone."""
-    wire.settimeout(None)
-    wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    wire.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
-        if hasattr(socket, option):
-            wire.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-    return wire
-
-
-def hang_up(wire: socket.socket) -> None:
-    """Close, and wake whoever waits on it."""
-    with contextlib.suppress(OSError):
-        wire.shutdown(socket.SHUT_RDWR)
-    wire.close()
-
-
-def _proof(secret: bytes, who: bytes, hello: bytes, nonce: bytes) -> bytes:
-    return hmac.digest(secret, who + hello + nonce, hashlib.sha256)
-
-
-def _exactly(wire: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        part = wire.recv(size - len(data))
-        if not part:
-            raise ConnectionAbortedError("closed during the handshake")
-        data += part
-    return data
+def listen(host: str, ports: tuple[int, int] | None) -> socket.socket:
+    """A listener at a free port, within a range if one is given. LocallearnError if all of it is taken."""
+    if ports is None:
+        return socket.create_server((host, 0))
+    for port in range(ports[0], ports[1] + 1):
+        try:
+            return socket.create_server((host, port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+    raise LocallearnError(f"every port from {ports[0]} to {ports[1]} is taken on {host}: a wider range is needed, one for each shard there")

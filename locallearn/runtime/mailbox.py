@@ -1,17 +1,27 @@
-"""Frames as calls of Ray: where they wait for the shard that wants them, and how a sender is held back."""
+"""Frames as calls of Ray: where they wait for the shard that wants them, and how a sender is held back.
+
+Calls may overtake each other. Each frame has a number, and once a second a sender says how many it has sent: so frames that came twice are
+dropped, and one that never comes is an error of the shard that should have had it.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections import Counter
-from collections.abc import Callable
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
 from queue import SimpleQueue
+from types import MappingProxyType
 from typing import Any
 
 from locallearn.runtime.frame import Address, FrameError, address_of
 
 WINDOW = 24
 """The most frames of one stream (sender, receiver, microbatch) that may be on their way or waiting."""
+
+BEAT_SECONDS = 1.0
+MISSING_SECONDS = 10.0
+"""A frame that was said to have been sent so long ago is lost."""
 
 Stream = tuple[int, int]
 """(shard at the other end, microbatch)."""
@@ -26,19 +36,30 @@ class Mailbox:
 
     def __init__(self) -> None:
         self._queues: dict[int, SimpleQueue[tuple[Address, bytes] | FrameError]] = {}
+        self._numbers: dict[int, _Numbers] = defaultdict(_Numbers)
         self._early: dict[Address, bytes] = {}
         self._taken: Counter[Stream] = Counter()
         self._askers, self._closed = 0, False
         self._changed = threading.Condition()
         self.waiting: dict[int, tuple[Address, str] | None] = {}
 
-    def put(self, data: bytes) -> None:
-        """Keep a frame until it is taken. A damaged one is an error of this shard, which the next `take` raises."""
+    def put(self, number: int, data: bytes) -> None:
+        """Keep a frame until it is taken. number: of those from its sender. A damaged one is an error, which the next `take` raises."""
         try:
             address = address_of(data)
         except FrameError as error:
             return self._fail(error)
-        self._queue(address.micro).put((address, data))
+        with self._changed:
+            fresh = self._numbers[address.src].come(number)
+        if fresh:
+            self._queue(address.micro).put((address, data))
+
+    def promised(self, src: int, count: int, now: float) -> None:
+        """A shard has sent so many frames. One that is still missing long after that is an error, which the next `take` raises."""
+        with self._changed:
+            missing = self._numbers[src].missing(count, now)
+        if missing:
+            self._fail(FrameError(f"{missing} frames from shard {src} were lost on their way"))
 
     def take(self, address: Address, name: str) -> bytes:
         """Wait for exactly this frame, as long as it takes: a neighbour that compiles is slow, not dead.
@@ -85,16 +106,49 @@ class Mailbox:
         return self._queues.setdefault(micro, SimpleQueue())
 
 
+class _Numbers:
+    """Which of a sender's frames have come."""
+
+    def __init__(self) -> None:
+        self._next, self._beyond = 0, set[int]()
+        self._since: tuple[int, float] | None = None
+
+    def come(self, number: int) -> bool:
+        """Note one; whether it is the first time."""
+        if number < self._next or number in self._beyond:
+            return False
+        self._beyond.add(number)
+        while self._next in self._beyond:
+            self._beyond.remove(self._next)
+            self._next += 1
+        return True
+
+    def missing(self, count: int, now: float) -> int:
+        """How many of the first `count` have been missing for MISSING_SECONDS. Asked again and again."""
+        if self._since is not None and self._next >= self._since[0]:
+            self._since = None
+        if self._since is None and self._next < count:
+            self._since = count, now
+        if self._since is None or now - self._since[1] < MISSING_SECONDS:
+            return 0
+        return self._since[0] - self._next - sum(number < self._since[0] for number in self._beyond)
+
+
 class Outbox:
     """Sends frames to neighbours, never more than WINDOW of a stream ahead of what was taken.
 
-    send(dst, data): one way, no answer. ask(dst, stream, at_least): a reference to the answer of `Mailbox.taken`; answer(reference) waits
-    for it. Every third of a window it asks to be told when all before were taken, and only then waits for the answer before.
+    send(dst, number, data): one way, no answer; the frames from one shard to another are numbered. ask(dst, stream, at_least): a reference
+    to the answer of `Mailbox.taken`; answer(reference) waits for it. Every third of a window it asks to be told when all before were taken,
+    and only then waits for the answer before.
     """
 
-    def __init__(self, me: int, send: Callable[[int, bytes], Any], ask: Callable[[int, Stream, int], Any], answer: Callable[[Any], Any]):
+    def __init__(
+        self, me: int, send: Callable[[int, int, bytes], Any], ask: Callable[[int, Stream, int], Any], answer: Callable[[Any], Any]
+    ):
         self._me, self._send, self._ask, self._answer = me, send, ask, answer
         self._sent: Counter[Stream] = Counter()
+        self.counts: Counter[int] = Counter()
+        self._lock = threading.Lock()
         self._asked: dict[Stream, Any] = {}
         self.closed = False
 
@@ -103,7 +157,10 @@ class Outbox:
         if self.closed:
             raise FrameError("the run was given up")
         stream = address.dst, address.micro
-        self._send(address.dst, data)
+        with self._lock:
+            number = self.counts[address.dst]
+            self.counts[address.dst] += 1
+        self._send(address.dst, number, data)
         self._sent[stream] += 1
         if self._sent[stream] % (WINDOW // 3):
             return
@@ -113,13 +170,33 @@ class Outbox:
 
 
 class Calls:
-    """One shard's way to send and to wait for frames, each a call of its own. The contract is that of `links.Links`."""
+    """One shard's way to send and to wait for frames, each a call of its own. The contract is that of `links.Links`.
 
-    def __init__(self, mailbox: Mailbox, outbox: Outbox):
-        self.mailbox, self.outbox = mailbox, outbox
+    beat(dst, count): a call that says how many frames have been sent.
+    """
+
+    lost: Mapping[int, str] = MappingProxyType({})
+    """Ray knows who is gone."""
+    beat_bytes = 0
+    """What a call takes is Ray's affair."""
+
+    def __init__(self, mailbox: Mailbox, outbox: Outbox, beat: Callable[[int, int], Any]):
+        self.mailbox, self.outbox, self._say = mailbox, outbox, beat
         self.post, self.take, self.waiting = outbox.post, mailbox.take, mailbox.waiting
+        self._closed = threading.Event()
+        threading.Thread(target=self._beat, daemon=True, name="heartbeats").start()
+
+    def _beat(self) -> None:
+        while not self._closed.wait(BEAT_SECONDS):
+            for dst, count in list(self.outbox.counts.items()):
+                self._say(dst, count)
+
+    def promised(self, src: int, count: int) -> None:
+        """A neighbour has sent so many frames."""
+        self.mailbox.promised(src, count, time.monotonic())
 
     def close(self) -> None:
         """End every wait, now and later: the run is over."""
+        self._closed.set()
         self.mailbox.close()
         self.outbox.closed = True

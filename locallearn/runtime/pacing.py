@@ -12,8 +12,8 @@ from collections import deque
 from typing import Any
 
 from locallearn.networks import Network
+from locallearn.runtime.ends import QUEUE
 from locallearn.runtime.frame import Address
-from locallearn.runtime.links import QUEUE
 
 
 class Paced:

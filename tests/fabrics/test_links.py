@@ -1,4 +1,4 @@
-"""Links over sockets, without Ray: order, back-pressure, both ways at once, strangers, damage, and a neighbour that is gone."""
+"""Links over sockets, without Ray: order, back-pressure, both ways at once, strangers, and a neighbour that goes and comes again."""
 
 import contextlib
 import os
@@ -11,8 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from locallearn.errors import LocallearnError
+from locallearn.runtime import ends, links
+from locallearn.runtime.ends import LIMIT, QUEUE, RECORD_BYTES, LinkLost, record
 from locallearn.runtime.frame import TRAIN, Address, FrameError, frame
-from locallearn.runtime.links import LIMIT, QUEUE, LinkLost, Links, greet
+from locallearn.runtime.handshake import Position, greet
+from locallearn.runtime.links import Links
 
 HOST = "127.0.0.1"
 SECRET = b"s" * 32
@@ -31,8 +35,8 @@ def linked():
     """`linked(count)`: so many shards that know each other; they hang up at the end."""
     made = []
 
-    def make(count, secrets=None):
-        shards = [Links(k, HOST, 7, (secrets or [SECRET] * count)[k]) for k in range(count)]
+    def make(count, secrets=None, replay=ends.REPLAY):
+        shards = [Links(k, HOST, 7, (secrets or [SECRET] * count)[k], replay=replay) for k in range(count)]
         made.extend(shards)
         for shard in shards:
             shard.connect([other.place for other in shards])
@@ -149,34 +153,130 @@ def test_threads_of_microbatches_share_a_link(linked):
             assert taken.result(20) == [message(address(step, micro=micro)) for step in range(steps)]
 
 
+def wait_until(condition, seconds=5):
+    deadline = time.perf_counter() + seconds
+    while not condition():
+        assert time.perf_counter() < deadline
+        time.sleep(0.005)
+
+
 def test_a_neighbour_that_goes_is_noticed_at_once(linked):
-    a, b = linked(2)
-    a.post(address(0), message(address(0)))
-    b.take(address(0), "x")
-    with ThreadPoolExecutor(1) as pool:
-        taken = pool.submit(b.take, address(1), "x")
+    """By who waits for it, and by who sends to it at the next heartbeat; both say what they wait for, and go on waiting."""
+    a, b, c = linked(3)
+    for one, other in ((0, 1), (2, 0)):
+        where = address(0, one, other)
+        (a, b, c)[one].post(where, message(where))
+        (a, b, c)[other].take(where, "x")
+    assert [a.lost, b.lost, c.lost] == [{}, {}, {}]
+    with taking(b, address(1)) as taken:
         time.sleep(0.1)
+        gone = time.perf_counter()
         a.close()
-        with pytest.raises(LinkLost, match="the link with shard 0 ended") as lost:
-            taken.result(2)
-    assert lost.value.shard == 0
-    assert b.waiting[0] == (address(1), "x"), "what it waited for stays known"
+        wait_until(lambda: 0 in b.lost)
+        assert time.perf_counter() - gone < 2
+        wait_until(lambda: 0 in c.lost)
+        assert b.waiting[0] == (address(1), "x")
+        assert not taken.done()
+        b.close()
 
 
-def test_sending_to_a_neighbour_that_is_gone_fails(linked):
+def test_a_neighbour_that_says_nothing_is_lost_and_one_that_is_busy_is_not(linked, monkeypatch):
+    monkeypatch.setattr(ends, "SILENCE_SECONDS", 0.8)
+    monkeypatch.setattr(links, "BEAT_SECONDS", 0.1)
     a, b = linked(2)
     a.post(address(0), message(address(0)))
     b.take(address(0), "x")
+    with taking(b, address(1)) as taken:
+        time.sleep(2.0)
+        assert [a.lost, b.lost] == [{}, {}], "heartbeats say that both live"
+        assert a.beat_bytes >= 10 * RECORD_BYTES
+        a._to[1].beat = lambda: None  # as a frozen machine
+        wait_until(lambda: 0 in b.lost)
+        a.post(address(1), message(address(1)))
+        del a._to[1].beat
+        assert taken.result(5) == message(address(1)), "who was thought gone is heard again"
+
+
+@contextlib.contextmanager
+def taking(one, where):
+    """A thread waits for a frame; whatever happens, it ends."""
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            yield pool.submit(one.take, where, "x")
+        except BaseException:
+            one.close()
+            raise
+
+
+def moved(shards, k, start):
+    """A new shard k in the place of the old one, which is gone."""
+    new = Links(k, HOST, 7, SECRET)
+    new.connect([new.place if other is shards[k] else other.place for other in shards], start)
+    for other in shards[:k] + shards[k + 1 :]:
+        other.moved(k, new.place)
+    return new
+
+
+def test_who_takes_the_place_of_a_lost_shard_is_told_again_what_it_needs(linked):
+    a, b, c = shards = linked(3)
+    for step in range(20):
+        a.post(address(step), message(address(step)))
+        if step < 15:
+            b.take(address(step), "x")
+            b.post(address(step, 1, 2), message(address(step, 1, 2)))
+        if step < 12:
+            c.take(address(step, 1, 2), "x")
     b.close()
-    with pytest.raises(LinkLost, match="the link with shard 1 ended"):
-        post_for_a_second(a)
+    again = moved(shards, 1, Position(step=8))
+    try:
+        for step in range(8, 20):
+            assert in_time(again.take, address(step), "x") == message(address(step))
+            again.post(address(step, 1, 2), message(address(step, 1, 2)))
+        for step in range(12, 20):
+            assert in_time(c.take, address(step, 1, 2), "x") == message(address(step, 1, 2))
+        assert [a.lost, c.lost] == [{}, {}]
+    finally:
+        again.close()
 
 
-def post_for_a_second(links):
-    """The first frame may still be taken by the kernel."""
-    for step in range(1, 1000):
-        links.post(address(step), message(address(step)))
-        time.sleep(0.001)
+def test_what_is_not_kept_any_more_is_an_error(linked):
+    a, b = shards = linked(2, replay=1000)
+    for step in range(50):
+        a.post(address(step), message(address(step), 100))
+        b.take(address(step), "x")
+    b.close()
+    again = moved(shards, 1, Position(step=8))
+    with pytest.raises(LinkLost, match="asks for step 8, and what was sent then is not kept any more"):
+        post_for_seconds(a)
+    again.close()
+
+
+def post_for_seconds(one):
+    for step in range(50, 1000):
+        one.post(address(step), message(address(step)))
+        time.sleep(0.01)
+
+
+def test_who_calls_again_is_heard_from_then_on(linked):
+    a, b = linked(2)
+    a.post(address(0), message(address(0)))
+    b.take(address(0), "x")
+    with taking(b, address(1)) as taken:
+        a.moved(1, b.place)
+        a.post(address(1), message(address(1)))
+        assert taken.result(5) == message(address(1))
+
+
+def test_ports_come_from_the_range():
+    with socket.create_server((HOST, 0)) as first:
+        port = first.getsockname()[1]
+        one = Links(0, HOST, 7, SECRET, ports=(port, port + 20))
+        try:
+            assert port < one.place[1] <= port + 20
+            with pytest.raises(LocallearnError, match=f"every port from {port} to {port} is taken on {HOST}"):
+                Links(1, HOST, 7, SECRET, ports=(port, port))
+        finally:
+            one.close()
 
 
 def test_a_run_that_is_given_up_ends_every_wait(linked):
@@ -193,22 +293,26 @@ def test_a_run_that_is_given_up_ends_every_wait(linked):
                 waiting.result(2)
 
 
-def test_a_doubled_and_a_damaged_frame_are_errors(linked):
+def test_a_frame_that_is_always_damaged_is_an_error(linked):
     a, b = linked(2)
-    for _ in range(2):
-        a.post(address(1), message(address(1)))
-    with pytest.raises(FrameError, match="twice"):
-        b.take(address(2), "x")
     a.post(address(3), message(address(3))[:-1] + b"\xff")
     with pytest.raises(FrameError, match="checksum"):
-        b.take(address(3), "x")
+        in_time(b.take, address(3), "x")
+
+
+def test_two_frames_with_one_address_are_an_error(linked):
+    a, b = linked(2)
+    for size in (1, 2):
+        a.post(address(1), message(address(1), size))
+    with pytest.raises(FrameError, match="twice, and not the same"):
+        in_time(b.take, address(2), "x")
 
 
 def calling(place):
     return socket.create_connection(place, timeout=5)
 
 
-def test_strangers_are_hung_up_on_and_disturb_nobody(linked):
+def test_strangers_are_hung_up_on_and_leave_a_line_in_the_log(linked, caplog):
     a, b = linked(2)
     silent = calling(b.place)
     for said in (b"GET / HTTP/1.1\r\n\r\n" + b"x" * 100, os.urandom(200), b""):
@@ -220,6 +324,8 @@ def test_strangers_are_hung_up_on_and_disturb_nobody(linked):
     a.post(address(0), message(address(0)))
     assert in_time(b.take, address(0), "x") == message(address(0))
     silent.close()
+    wait_until(lambda: len(caplog.messages) == 4)
+    assert all(line.startswith("shard 1: hung up on a stranger: ") for line in caplog.messages)
 
 
 def reply(wire):
@@ -239,29 +345,31 @@ def test_who_does_not_belong_to_the_run_is_refused(linked, run, dst, secret):
 def test_a_listener_that_does_not_know_the_secret_gets_nothing(linked):
     a, _ = linked(2, [SECRET, b"t" * 32])
     with pytest.raises(LinkLost, match="does not know the secret"):
-        a.post(address(0), message(address(0)))
+        post_for_seconds(a)
 
 
 def test_a_handshake_cannot_be_replayed(linked):
     """What a listener said to one caller does not open the door to another: its number is fresh each time."""
     _, b = linked(2)
-    hello = struct.pack(">8sIHH16s", b"llearn01", 7, 0, 1, b"n" * 16)
+    hello = struct.pack(">8sIHH16s", b"llearn02", 7, 0, 1, b"n" * 16)
 
     def asked():
         with calling(b.place) as wire:
             wire.sendall(hello)
-            return wire.recv(48, socket.MSG_WAITALL)
+            return wire.recv(56, socket.MSG_WAITALL)
 
     first, second = asked(), asked()
-    assert len(first) == 48
+    assert len(first) == 56
     assert first[:16] != second[:16]
-    assert first[16:] != second[16:]
+    assert first[24:] != second[24:]
 
 
 def test_a_frame_beyond_the_limit_is_refused_unread(linked):
-    _, b = linked(2)
+    a, b = linked(2)
     with calling(b.place) as wire:
         greet(wire, SECRET, 7, 0, 1)
-        wire.sendall(struct.pack(">I", LIMIT + 1))
-        with pytest.raises(FrameError, match="longer than the limit"):
-            in_time(b.take, address(0), "x")
+        wire.sendall(record(LIMIT + 1, 0))
+        with taking(b, address(0)) as taken:
+            wait_until(lambda: "longer than the limit" in b.lost.get(0, ""))
+            a.post(address(0), message(address(0)))
+            assert taken.result(5) == message(address(0)), "the right one is heard"
