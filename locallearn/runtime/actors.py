@@ -20,8 +20,10 @@ LEAVE_SECONDS = 30.0
 class Status(NamedTuple):
     """What an actor says when asked. events: those since it was last asked. waiting: (step, message, shard) that it waits for.
 
+    waited: seconds for which it waited for each shard so far, those of microbatches that wait at the same time together. beats: bytes of
+    heartbeats.
     failure: what ended the training, in a line and in full. fault: whether that was on the way between shards, so that going back to the
-    last snapshot mends it; lost: the shard whose link ended, if that was it.
+    last snapshot mends it; lost: the shards whose links are broken, and why.
     """
 
     shard: int
@@ -30,7 +32,9 @@ class Status(NamedTuple):
     waiting: tuple[int, str, int] | None
     failure: tuple[str, str] | None
     fault: bool
-    lost: int | None
+    lost: dict[int, str]
+    waited: dict[int, float]
+    beats: int
     peak_memory: int
 
 
@@ -64,7 +68,7 @@ class ShardActor:
         # A shard waits for each result at once, so a hand-over to another thread costs time and hides none.
         jax.config.update("jax_cpu_enable_async_dispatch", False)
 
-    def listen(self, life: int, host: str | None, secret: bytes) -> tuple[str, int]:
+    def listen(self, life: int, host: str | None, secret: bytes, ports: tuple[int, int] | None) -> tuple[str, int]:
         """Ready for a life whose frames cross sockets: where this shard listens.
 
         Every actor is asked this, or `receive`, before any of them starts. What went before is given up. life: its number; a run has one
@@ -74,8 +78,13 @@ class ShardActor:
         from locallearn.runtime.links import Links
 
         self._leave()
-        self._life, self._transport = life, Links(self._shard, host or ray.util.get_node_ip_address(), life, secret)
+        self._life, self._transport = life, Links(self._shard, host or ray.util.get_node_ip_address(), life, secret, ports)
         return self._transport.place
+
+    def moved(self, life: int, shard: int, place: tuple[str, int]) -> None:
+        """Another shard was lost, and listens elsewhere now."""
+        if life == self._life:
+            self._transport.moved(shard, place)
 
     def receive(self, life: int, peers: Sequence[Any]) -> None:
         """Ready for a life whose frames are calls."""
@@ -116,11 +125,12 @@ class ShardActor:
         emulate.
         """
         from locallearn.runtime.cuts import Cuts
+        from locallearn.runtime.handshake import Position
         from locallearn.runtime.pacing import Paced
         from locallearn.runtime.peers import Worker
 
         if places:
-            self._transport.connect(places)
+            self._transport.connect(places, Position(resume.step, resume.asides + 1) if resume else Position())
         transport = self._transport = self._transport if network is None else Paced(self._transport, network)
         if work != self._work:
             self._work, self._session = work, None
@@ -145,9 +155,10 @@ class ShardActor:
         waits = [wait for wait in list(self._transport.waiting.values()) if wait is not None] if self._transport else []
         waiting = (waits[0][0].step, waits[0][1], waits[0][0].src) if waits else None
         step = self._session.step if self._session else 0
-        fault, lost = isinstance(error, FrameError | LinkLost), getattr(error, "shard", None)
+        fault = isinstance(error, FrameError | LinkLost)
+        lost, waited, beats = (dict(own.lost), dict(own.waited), own.beat_bytes) if (own := self._transport) else ({}, {}, 0)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        return Status(self._shard, step, events, waiting, failure, fault, lost, peak)
+        return Status(self._shard, step, events, waiting, failure, fault, lost, waited, beats, peak)
 
     def _leave(self) -> None:
         """End what is going on. A training that is slow to notice is left behind, with what it compiled."""
@@ -165,11 +176,11 @@ class ShardActor:
         from locallearn.runtime.peers import PeersSession
         from locallearn.runtime.training import train
 
-        events, session = self._events, self._session
+        events, session, asides = self._events, self._session, resume.asides if resume else 0
         if session is None:
-            session = self._session = PeersSession(make_setup(), self._shard, transport, cuts)
+            session = self._session = PeersSession(make_setup(), self._shard, transport, cuts, asides)
         else:
-            session.rewind(transport, cuts)
+            session.rewind(transport, cuts, asides)
         for event in train(session, resume, keep_seconds, cuts=cuts):
             events.append(event)
 

@@ -27,7 +27,7 @@ from locallearn.runtime.training import Event, Snapshot
 
 START_SECONDS = 120.0
 """For a process to start where there is a place, or for a lost place to be found again on another node."""
-ANSWER_SECONDS = 5.0
+ANSWER_SECONDS = 20.0
 """Who does not answer so long after a shard was lost counts as lost with it."""
 PRIVATE_SECONDS = 5.0
 """To find places on a Ray of our own: no node will join it later."""
@@ -136,10 +136,15 @@ class Crew:
                 ray.shutdown()
 
     def train(
-        self, make_setup: Callable[[], Setup], resume: Snapshot | None = None, keep_seconds: float = 5.0, network: Network | None = None
+        self,
+        make_setup: Callable[[], Setup],
+        resume: Snapshot | None = None,
+        keep_seconds: float = 5.0,
+        network: Network | None = None,
+        alone: bool = True,
     ) -> Iterator[Event]:
-        """The events of one run, which survives the loss of actors."""
-        return Supervisor(self, make_setup, resume, keep_seconds, network).events()
+        """The events of one run, which survives the loss of actors. alone: whether a lost shard is restarted alone where it can be."""
+        return Supervisor(self, make_setup, resume, keep_seconds, network, alone).events()
 
     def next_number(self) -> int:
         """For a run, or for a life of one: none comes twice."""
@@ -149,16 +154,34 @@ class Crew:
     def start(self, work: int, setup: Any, parts: list[Snapshot | None], keep_seconds: float, network: Network | None) -> int:
         """Have every actor give up what it does and train from its part of a snapshot, connected afresh; the number of this life."""
         life = self.next_number()
-        places = self._prepare_links(life)
-        self._all([a.start.remote(places, work, setup, parts[k], keep_seconds, network) for k, a in enumerate(self.actors)])
+        self._places = self._prepare_links(life)
+        self._all([a.start.remote(self._places, work, setup, parts[k], keep_seconds, network) for k, a in enumerate(self.actors)])
         return life
+
+    def restart(
+        self, shard: int, life: int, work: int, setup: Any, part: Snapshot | None, keep_seconds: float, network: Network | None
+    ) -> None:
+        """Replace one actor in the midst of a life; the others tell it again what it was told since its part of a snapshot."""
+        self._replace([shard])
+        actor, others = self.actors[shard], [k for k in range(self.shards) if k != shard]
+        (self._places[shard],) = self._all([actor.listen.remote(life, self._host, self._secret, self.cluster.ports)], [shard])
+        self._all([actor.start.remote(self._places, work, setup, part, keep_seconds, network)], [shard])
+        self._all([self.actors[k].moved.remote(life, shard, self._places[shard]) for k in others], others)
 
     def mend(self) -> None:
         """Replace the actors that are gone or do not answer, on whatever nodes there are now; the others stay."""
         pings = {actor.hired.remote(): k for k, actor in enumerate(self.actors)}
         answered, _ = ray.wait(list(pings), num_returns=len(pings), timeout=ANSWER_SECONDS)
         present = {pings[reference] for reference in answered if _is_good(reference)}
-        absent = [k for k in range(self.shards) if k not in present]
+        self._replace([k for k in range(self.shards) if k not in present])
+
+    def lives(self, shard: int) -> bool | None:
+        """Whether an actor answers; None if it has not yet, after a second."""
+        reference = self.actors[shard].hired.remote()
+        answered, _ = ray.wait([reference], timeout=1.0)
+        return _is_good(reference) if answered else None
+
+    def _replace(self, absent: list[int]) -> None:
         for k in absent:
             with contextlib.suppress(Exception):
                 ray.kill(self.actors[k])
@@ -171,8 +194,8 @@ class Crew:
         if self.transport == "ray":
             self._all([actor.receive.remote(life, self.actors) for actor in self.actors])
             return []
-        secret, host = secrets.token_bytes(32), "127.0.0.1" if self._private else None
-        return self._all([actor.listen.remote(life, host, secret) for actor in self.actors])
+        self._secret, self._host = secrets.token_bytes(32), "127.0.0.1" if self._private else None
+        return self._all([actor.listen.remote(life, self._host, self._secret, self.cluster.ports) for actor in self.actors])
 
     def _all(self, references: list[Any], shards: Iterable[int] | None = None) -> list[Any]:
         """What every actor answers, in order of the shards."""

@@ -60,17 +60,17 @@ def read_record(data: bytes, src: int) -> tuple[int, int]:
 class Sending:
     """This shard's end of a link to another, over one connection after the other.
 
-    dial: makes a connection, and says from where on the other wants to be told; OSError where it cannot. broken: why there is no
-    connection at this moment, if there was one. beats: heartbeats sent.
+    dial: makes a connection, and says from where on the other wants to be told; OSError where it cannot. start: before that this shard sent
+    nothing that it could send again. broken: why there is no connection at this moment, if there was one. beats: heartbeats sent.
     """
 
-    def __init__(self, shard: int, dial: Callable[[], tuple[socket.socket, Position]], replay: int = REPLAY):
+    def __init__(self, shard: int, dial: Callable[[], tuple[socket.socket, Position]], start: Position, replay: int = REPLAY):
         self._shard, self._dial, self._replay = shard, dial, replay
         self._wire: socket.socket | None = None
         self._number, self._unsent, self._heard = 0, 0, 0.0
         self._left: deque[memoryview] = deque()
         self._kept: deque[tuple[Address, bytes]] = deque()
-        self._bytes, self._forgotten = 0, Position()
+        self._bytes, self._forgotten = 0, start
         self._changed = threading.Condition()
         self._error: LocallearnError | None = None
         self.broken: str | None = None

@@ -44,7 +44,7 @@ class FramedSession(Session):
         self._ends: list[dict[int, Endpoint]] = []
         self._segments: dict[int, Segments] = {}
         self._entered: Stage | None = None
-        self._asides = 0
+        self.asides = 0
         self._drawn = functools.lru_cache(maxsize=2)(self._draw)
 
     @abc.abstractmethod
@@ -150,8 +150,8 @@ class FramedSession(Session):
 
     def _aside(self, wiring: Wiring, specs: Mapping[Channel, Spec], context: Context, stream: int) -> Framed:
         """The fabric of a choreography beside training; each has a number, the same in every process."""
-        self._asides += 1
-        return self.fabric(wiring, 0, specs, context, (stream, self._asides))
+        self.asides += 1
+        return self.fabric(wiring, 0, specs, context, (stream, self.asides))
 
     def one(self, step: int) -> Any:
         """One training step; the loss, where the top block is."""

@@ -15,12 +15,13 @@ import errno
 import logging
 import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Sequence
 
 from locallearn.errors import LocallearnError
 from locallearn.runtime.ends import RECORD_BYTES, REPLAY, LinkLost, Receiving, Sending
-from locallearn.runtime.frame import TRAIN, Address, FrameError, address_of
+from locallearn.runtime.frame import Address, FrameError, address_of
 from locallearn.runtime.handshake import PATIENCE, Position, caller, greet, hang_up, quick, welcome
 
 __all__ = ["LinkLost", "Links", "Place"]
@@ -43,7 +44,7 @@ class Links:
 
     life: a number that both ends of a link must agree on. ports: the first and the last that may be listened at; any by default. replay:
     bytes of frames that are kept for each link. waiting: what the shard waits for at this moment, by microbatch; None where it computes.
-    place: where this shard listens.
+    waited: seconds so far, by shard. place: where this shard listens.
     """
 
     def __init__(self, shard: int, host: str, life: int, secret: bytes, ports: tuple[int, int] | None = None, replay: int = REPLAY):
@@ -51,7 +52,7 @@ class Links:
         self._listener = listen(host, ports)
         self.place: Place = self._listener.getsockname()[:2]
         self._places: list[Place] = []
-        self._start = Position()
+        self._start = self._wanted = BEGINNING
         self._to: dict[int, Sending] = {}
         self._from: dict[int, Receiving] = {}
         self._reading: set[int] = set()
@@ -63,12 +64,17 @@ class Links:
         self._closed = threading.Event()
         self._strangers = threading.Semaphore(STRANGERS)
         self.waiting: dict[int, tuple[Address, str] | None] = {}
+        self.waited: Counter[int] = Counter()
         for work, name in ((self._accept, "listener"), (self._beat, "heartbeats")):
             threading.Thread(target=work, daemon=True, name=name).start()
 
     def connect(self, places: Sequence[Place], start: Position = BEGINNING) -> None:
         """Where every shard listens; connections are made when they are first needed. start: from where on this shard wants to be told."""
-        self._places, self._start = list(places), start
+        self._places, self._start, self._wanted = list(places), start, start
+
+    def reached(self, position: Position) -> None:
+        """All frames before this have been taken."""
+        self._wanted = position
 
     def moved(self, shard: int, place: Place) -> None:
         """A shard that was lost is there again, elsewhere."""
@@ -100,6 +106,7 @@ class Links:
         Raises FrameError where frames of a link are damaged again and again, or when the run is given up.
         """
         with self._changed:
+            begun = 0.0 if address in self._early else time.perf_counter()
             while address not in self._early:
                 self.waiting[address.micro] = address, name
                 if self._closed.is_set():
@@ -109,7 +116,9 @@ class Links:
                     self._changed.wait()
                 else:
                     self._read(address.src, link)
-            self.waiting[address.micro] = None
+            if begun:
+                self.waiting[address.micro] = None
+                self.waited[address.src] += time.perf_counter() - begun  # type: ignore[assignment]
             self._taken[address.src, address.stream, address.micro] = address.step, address.place
             return self._early.pop(address)
 
@@ -160,16 +169,10 @@ class Links:
             if self._strikes[src] > STRIKES:
                 raise error
 
-    def _position(self, src: int) -> Position:
-        """From where on frames of a shard are wanted: those of earlier steps have been taken."""
-        last = [(stream, step) for (shard, stream, _), (step, _) in self._taken.items() if shard == src]
-        step = min([step for stream, step in last if stream == TRAIN], default=self._start.step)
-        return Position(step, min([number for stream, number in last if stream != TRAIN], default=self._start.aside))
-
     def _end(self, dst: int) -> Sending:
         with self._changed:
             if dst not in self._to:
-                self._to[dst] = Sending(dst, lambda: self._call(dst), self._replay)
+                self._to[dst] = Sending(dst, lambda: self._call(dst), self._start, self._replay)
                 if self._closed.is_set():
                     self._to[dst].close(FrameError("the run was given up"))
             return self._to[dst]
@@ -198,9 +201,7 @@ class Links:
         try:
             wire.settimeout(PATIENCE)
             src, hello = caller(wire, self._life, self._shard)
-            with self._changed:
-                position = self._position(src)
-            welcome(wire, self._secret, hello, position)
+            welcome(wire, self._secret, hello, self._wanted)
         except OSError as error:
             log.warning("shard %d: hung up on a stranger: %s", self._shard, error)
             return hang_up(wire)

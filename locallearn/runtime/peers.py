@@ -16,6 +16,7 @@ from locallearn.runtime.cuts import Cuts
 from locallearn.runtime.endpoint import Endpoint
 from locallearn.runtime.frame import TRAIN, Address
 from locallearn.runtime.framed import FramedSession
+from locallearn.runtime.handshake import Position
 from locallearn.runtime.local import Framed
 from locallearn.runtime.mailbox import WINDOW
 from locallearn.runtime.setup import Setup, Stage
@@ -95,19 +96,20 @@ class PeersSession(FramedSession):
 
     whole = False
 
-    def __init__(self, setup: Setup, shard: int, transport: Transport, cuts: Cuts | None = None):
+    def __init__(self, setup: Setup, shard: int, transport: Transport, cuts: Cuts | None = None, asides: int = 0):
         super().__init__(setup, [shard])
         self._pool: ThreadPoolExecutor | None = None
-        self.rewind(transport, cuts or Cuts())
+        self.rewind(transport, cuts or Cuts(), asides)
 
-    def rewind(self, transport: Transport, cuts: Cuts) -> None:
+    def rewind(self, transport: Transport, cuts: Cuts, asides: int = 0) -> None:
         """Ready to be driven from a snapshot, or from the beginning, with all that was compiled; whoever drove it before has ended."""
         if self._pool is not None:
             self._pool.shutdown()
         microbatches = self.setup.microbatches
         self._pool = ThreadPoolExecutor(microbatches, "microbatch") if microbatches > 1 else None
         self._transport, self._cuts = transport, cuts
-        self._state, self.traffic, self._asides, self.step = None, Traffic(), 0, 0
+        self._reached: Callable[[Position], None] = getattr(transport, "reached", lambda position: None)
+        self._state, self.traffic, self.asides, self.step = None, Traffic(), asides, 0
 
     def enter(self, stage: Stage) -> None:
         """Find what may leave early."""
@@ -119,12 +121,15 @@ class PeersSession(FramedSession):
 
     def fabric(self, wiring: Wiring, slot: int, specs: Mapping[Channel, Spec], context: Context, stream: tuple[int, int]) -> Framed:
         """The neighbours are elsewhere."""
+        if stream[0] != TRAIN:
+            self._reached(Position(self.step + 1, stream[1]))
         early = self._early if stream[0] == TRAIN else frozenset()
         return Peers((wiring, self._ends[slot], specs, context, (*stream, slot)), self._transport, early)
 
     def one(self, step: int) -> Any:
         """What may leave early leaves first, up to the next evaluation or cut; it counts when its step comes."""
         self.step = step
+        self._reached(Position(step, self.asides + 1))
         if self._early:
             goal = self._cuts.claim(step, min(self.setup.evaluation_after(step), step + 1 + self._reach))
             for later in range(max(step, self._left), goal):

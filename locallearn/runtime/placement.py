@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from locallearn.errors import LocallearnError
-from locallearn.fields import NonNegative, Positive
+from locallearn.fields import Count, NonNegative, Positive
 from locallearn.markers import Seconds
 from locallearn.words import duration, plural
 
@@ -28,7 +28,8 @@ class Cluster:
     spread: `spread` puts shards on different nodes as far as possible, `strict` takes nothing else, `pack` wants few nodes. cpus: that each
     shard reserves, and computes on; by default one is reserved, and a shard that has its node's cores for itself uses them all. gpus,
     resources: that each reserves besides, the latter by the names that the nodes were started with. Each of these is one value for all
-    shards or a list with one for each. timeout: how long to wait for a place.
+    shards or a list with one for each. timeout: how long to wait for a place. ports: the first and
+    the last that shards may listen at, on their node's own address; by default any that is free.
     """
 
     spread: Literal["spread", "strict", "pack"] = "spread"
@@ -36,12 +37,15 @@ class Cluster:
     gpus: NonNegative | tuple[NonNegative, ...] = 0
     resources: dict[str, Positive] | tuple[dict[str, Positive], ...] = field(default_factory=dict)
     timeout: Seconds = 60.0
+    ports: tuple[Count, Count] | None = None
 
     def problems(self) -> Iterable[tuple[str, str]]:
         """Resources that have a key of their own."""
         named = self.resources if isinstance(self.resources, tuple) else (self.resources,)
         if {"CPU", "GPU"} & {name for amounts in named for name in amounts}:
             yield "resources", "CPUs and GPUs have the keys `cpus` and `gpus`"
+        if self.ports and not 1024 <= self.ports[0] <= self.ports[1] <= 65535:
+            yield "ports", f"{list(self.ports)} is no range of ports: the first and the last, from 1024 to 65535"
 
     def misfits(self, shards: int) -> Iterable[tuple[str, str]]:
         """(key, what is wrong) for a run of so many shards."""

@@ -23,7 +23,7 @@ class Session(abc.ABC):
     """A run in progress. Sessions are abstract or final.
 
     traffic: what was sent so far. compile_seconds: time spent on compiling before the first step of each stage. whole: whether it holds
-    all shards.
+    all shards. asides: choreographies beside training so far, where these are numbered.
     """
 
     setup: Setup
@@ -31,6 +31,7 @@ class Session(abc.ABC):
     traffic: Traffic
     compile_seconds: float = 0.0
     whole: bool = True
+    asides: int = 0
 
     @abc.abstractmethod
     def enter(self, stage: Stage) -> None:

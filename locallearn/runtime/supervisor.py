@@ -1,10 +1,11 @@
-"""A run on a crew of actors: watch them, merge what they report, and when one is lost go back to the last snapshot with all of them."""
+"""A run on a crew of actors: watch them, and when one is lost have it replaced and go back, alone if the others can tell it again what it
+was told since its last snapshot, else with all of them."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,9 @@ from ray import exceptions
 from locallearn.errors import LocallearnError, ShardLost
 from locallearn.networks import Network
 from locallearn.runtime.cuts import Cutter
+from locallearn.runtime.hearing import Hearing, own_part
 from locallearn.runtime.setup import Setup
-from locallearn.runtime.training import Compiled, Evaluated, Event, Finished, Progress, Recovered, RolledBack, Snapshot
-from locallearn.traffic import Traffic
+from locallearn.runtime.training import Evaluated, Event, Finished, Progress, Recovered, RolledBack, Snapshot, Watched
 
 if TYPE_CHECKING:
     from locallearn.runtime.cluster import Crew
@@ -24,19 +25,41 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.2
 ROLLBACKS = 3
 """How often a run goes back to the same snapshot before it gives up: whoever dies again and again has a reason."""
+LINK_SECONDS = 20.0
+"""A link that stays broken for so long ends a life, or, if one of the two does not answer either, that one."""
+WATCH_SECONDS = 2.0
+
+
+class _Gone(Exception):
+    """An actor that no longer answers."""
+
+    def __init__(self, shard: int, error: object):
+        super().__init__(str(error))
+        self.shard = shard
 
 
 class Supervisor:
-    """One run, whatever becomes of the actors."""
+    """One run, whatever becomes of the actors. alone: whether a lost shard may be restarted alone."""
 
-    def __init__(self, crew: Crew, make_setup: Callable[[], Setup], resume: Snapshot | None, keep_seconds: float, network: Network | None):
+    def __init__(
+        self,
+        crew: Crew,
+        make_setup: Callable[[], Setup],
+        resume: Snapshot | None,
+        keep_seconds: float,
+        network: Network | None,
+        alone: bool = True,
+    ):
         self._crew, self._keep_seconds, self._network = crew, keep_seconds, network
+        self._alone = alone and crew.transport == "socket"
         self._setup, self._kept = ray.put(make_setup), resume
         self._work = crew.next_number()
         self._told = -1  # the step of the last evaluation that was told
         self._failures = 0
         self._progress = 0, time.monotonic()
         self._lost: tuple[int, float] | None = None
+        self._waited: Counter[tuple[int, int]] = Counter()
+        self._watched = time.monotonic()
 
     def events(self) -> Iterator[Event]:
         """The events of the run, each evaluation once. Raises ShardLost when it cannot go on, LocallearnError when a shard fails."""
@@ -66,13 +89,14 @@ class Supervisor:
         return RolledBack(self._kept.step if self._kept else 0, self._lost[0], str(lost))
 
     def _life(self) -> Iterator[Event]:
-        """All events until a shard is lost. They are merged first, and a snapshot counts when every shard's part of it is there."""
-        shards = self._crew.shards
-        self._queues: list[deque[Event]] = [deque() for _ in range(shards)]
-        self._parts: dict[int, dict[int, Snapshot]] = {}
-        self._last: list[Any] = [None] * shards
+        """All events until a shard is lost that cannot be restarted alone."""
+        parts = [own_part(self._kept, k) for k in range(self._crew.shards)]
+        self._hearing = Hearing(parts)
+        self._last: list[Any] = [None] * len(parts)
+        self._broken: dict[tuple[int, int], float] = {}
+        self._restarted: set[int] = set()
         self._cutter = Cutter(self._keep_seconds, time.monotonic())
-        life = self._crew.start(self._work, self._setup, [_own(self._kept, k) for k in range(shards)], self._keep_seconds, self._network)
+        life = self._crew.start(self._work, self._setup, parts, self._keep_seconds, self._network)
         for event in self._watch(life):
             if isinstance(event, Evaluated):
                 if event.step <= self._told:
@@ -85,6 +109,8 @@ class Supervisor:
                     yield Recovered(event.step, time.monotonic() - since)
             elif isinstance(event, Snapshot):
                 self._failures, self._kept = 0, event
+                self._restarted.clear()
+                self._cutter.whole(event.step, time.monotonic())
             yield event
 
     def _watch(self, life: int) -> Iterator[Event]:
@@ -94,48 +120,74 @@ class Supervisor:
         while asked:
             ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=POLL_SECONDS)
             for reference in ready:
-                yield from self._heard(asked.pop(reference), reference)
-            for event in self._merged():
-                if isinstance(event, Finished):
-                    yield from self._whole()
-                    yield event
-                    return
+                shard = asked.pop(reference, None)
+                try:
+                    yield from self._heard(shard, reference) if shard is not None else ()
+                except _Gone as gone:
+                    yield self._restart(gone, life)
+                    asked = {reference: k for reference, k in asked.items() if k != gone.shard}
+            for event in self._hearing.merged():
                 yield event
-            yield from self._whole()
+                if isinstance(event, Finished):
+                    return
+            yield from self._report()
             self._cut(life)
             time.sleep(POLL_SECONDS if ready else 0)
             asked.update({actors[k].status.remote(): k for k in range(len(actors)) if k not in asked.values()})
 
     def _heard(self, shard: int, reference: Any) -> Iterator[Event]:
+        """What one shard reports. _Gone where it, or one that it is linked with, does not answer."""
         try:
             status: Any = ray.get(reference)
         except exceptions.RayError as error:
-            raise self._died(shard, error) from error
+            raise _Gone(shard, error) from error
         self._last[shard], self._crew.peak_memory[shard] = status, status.peak_memory
         if status.failure:
-            self._check_others(shard, status.lost)
+            self._check_others(shard)
             raise self._failed(status)
         for event in status.events:
-            if isinstance(event, Snapshot):
-                self._parts.setdefault(event.step, {})[shard] = event
-            elif not isinstance(event, Progress):
-                self._queues[shard].append(event)
+            if not isinstance(event, Progress):
+                self._hearing.hear(shard, event)
             elif event.loss is not None:
                 yield event
+        self._check_links(status)
 
-    def _merged(self) -> Iterator[Event]:
-        """Events that every shard has reported, each as one."""
-        while all(self._queues):
-            yield _merge([queue.popleft() for queue in self._queues])
+    def _check_others(self, shard: int) -> None:
+        """A shard that fails because another died is not the cause."""
+        for k in range(self._crew.shards):
+            if k != shard and self._crew.lives(k) is False:
+                raise _Gone(k, "it does not answer")
 
-    def _whole(self) -> Iterator[Event]:
-        """The last snapshot of which every shard has reported its part. Evaluations before it have been told by then."""
-        whole = [step for step, parts in self._parts.items() if len(parts) == len(self._queues)]
-        if whole:
-            parts = self._parts[max(whole)]
-            self._parts = {step: other for step, other in self._parts.items() if step > max(whole)}
-            self._cutter.whole(max(whole), time.monotonic())
-            yield _merge([parts[k] for k in range(len(parts))])
+    def _check_links(self, status: Any) -> None:
+        """Ray may learn of a death, above all of a machine's, later than the neighbours do."""
+        now = time.monotonic()
+        mended = [link for link in self._broken if link[0] == status.shard and link[1] not in status.lost]
+        for link in mended:
+            del self._broken[link]
+        for other, reason in status.lost.items():
+            since, lives = self._broken.setdefault((status.shard, other), now), self._crew.lives(other)
+            late = now - since > LINK_SECONDS
+            if lives is False or (late and lives is None):
+                raise _Gone(other, reason)
+            if late:
+                raise ShardLost(f"shards {status.shard} and {other} live, but the link between them stays broken: {reason}")
+
+    def _restart(self, gone: _Gone, life: int) -> RolledBack:
+        """Have a shard that is gone replaced while the others wait. ShardLost where that was done since the last snapshot already."""
+        lost, shard = self._died(gone), gone.shard
+        if not self._alone or shard in self._restarted:
+            raise lost
+        self._restarted.add(shard)
+        self._lost = self._lost or self._progress
+        heard = self._hearing.shards[shard]
+        heard.restarted()
+        try:
+            self._crew.restart(shard, life, self._work, self._setup, heard.part, self._keep_seconds, self._network)
+        except LocallearnError as error:
+            raise lost from error
+        self._last[shard] = None
+        self._broken = {link: since for link, since in self._broken.items() if shard not in link}
+        return RolledBack(heard.part.step if heard.part else 0, self._lost[0], str(lost), shard)
 
     def _cut(self, life: int) -> None:
         """Announce a snapshot between evaluations, if it is time for one."""
@@ -145,17 +197,11 @@ class Supervisor:
                 for actor in self._crew.actors:
                     actor.cut.remote(life, step)
 
-    def _check_others(self, shard: int, lost: int | None) -> None:
-        """A shard that fails because its neighbour died is not the cause; Ray may learn of a death later than the neighbour."""
-        for k, actor in enumerate(self._crew.actors):
-            if k != shard:
-                try:
-                    ray.get(actor.status.remote(), timeout=10.0 if k == lost else 1.0)
-                except exceptions.GetTimeoutError as error:
-                    if k == lost:
-                        raise self._died(k, error) from error
-                except exceptions.RayError as error:
-                    raise self._died(k, error) from error
+    def _report(self) -> Iterator[Watched]:
+        """From time to time, how every shard is."""
+        if time.monotonic() - self._watched > WATCH_SECONDS and all(self._last):
+            self._watched = time.monotonic()
+            yield Watched(min(status.step for status in self._last), tuple(self._last))
 
     def _failed(self, status: Any) -> LocallearnError:
         """Of a shard that ended by itself, whose neighbours live."""
@@ -165,36 +211,24 @@ class Supervisor:
         failure.add_note(trace)
         return failure
 
-    def _died(self, shard: int, error: Exception) -> ShardLost:
+    def _died(self, gone: _Gone) -> ShardLost:
         """Which shard, at which step, and who waited for what from it."""
+        shard = gone.shard
         time.sleep(POLL_SECONDS)
         for k, actor in enumerate(self._crew.actors):
             with contextlib.suppress(Exception):
-                self._last[k] = ray.get(actor.status.remote(), timeout=1.0) if k != shard else self._last[k]
+                self._last[k] = self._asked_aside(ray.get(actor.status.remote(), timeout=1.0)) if k != shard else self._last[k]
         known = [status for status in self._last if status is not None]
         waits = [(s.shard, *s.waiting) for s in known if s.waiting]
         on_it = [w for w in waits if w[3] == shard] or waits
         step = max([w[1] for w in on_it if w[3] == shard] + [s.step for s in known if s.shard == shard], default=0)
         waited = "; ".join(f"shard {k} was waiting for `{message}` of step {at} from shard {src}" for k, at, message, src in on_it)
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = str(gone).strip().splitlines()[0] if str(gone).strip() else "no answer"
         return ShardLost(f"shard {shard} died at step {step}" + (f" ({waited})" if waited else "") + f": {reason[:200]}")
 
-
-def _own(resume: Snapshot | None, shard: int) -> Snapshot | None:
-    """One shard's part of a snapshot; the lowest keeps the count of what was sent before."""
-    if resume is None:
-        return None
-    traffic = resume.traffic if shard == 0 else Traffic()
-    return resume._replace(shards=[resume.shards[shard]], traffic=traffic)
-
-
-def _merge(events: list[Any]) -> Event:
-    """The same event of every shard: the top's findings, everyone's traffic and arrays."""
-    top = events[-1]
-    if isinstance(top, Compiled):
-        return top._replace(seconds=max(event.seconds for event in events))
-    traffic = sum((event.traffic for event in events), start=Traffic())
-    if isinstance(top, Evaluated):
-        return top._replace(traffic=traffic)
-    assert isinstance(top, Snapshot | Finished)
-    return top._replace(traffic=traffic, shards=[shard for event in events for shard in event.shards])
+    def _asked_aside(self, status: Any) -> Any:
+        """A status is told once: what it reports is not to be lost."""
+        for event in status.events:
+            if not isinstance(event, Progress):
+                self._hearing.hear(status.shard, event)
+        return status

@@ -53,13 +53,18 @@ class Evaluated(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """Everything that a run needs to go on from `step`, by shard. losses: sum over the steps since the last evaluation, and how many."""
+    """Everything that a run needs to go on from `step`, by shard.
+
+    losses: sum over the steps since the last evaluation, and how many. asides: of a shard's own part, how many evaluations' batches and
+    decisions came before it, in messages' numbers.
+    """
 
     step: int
     seconds: float
     traffic: Traffic
     shards: list[list[np.ndarray]]
     losses: tuple[float, int] = (0.0, 0)
+    asides: int = 0
 
 
 class Finished(NamedTuple):
@@ -74,11 +79,15 @@ class Finished(NamedTuple):
 
 
 class RolledBack(NamedTuple):
-    """A shard was lost after `lost` steps; all go on from step `step`, that of the last snapshot. reason: which was lost, and why."""
+    """A shard was lost after `lost` steps, and is gone back to step `step`, that of a snapshot.
+
+    reason: which was lost, and why. shard: the one that goes back, where the others need not; None for all.
+    """
 
     step: int
     lost: int
     reason: str
+    shard: int | None = None
 
 
 class Recovered(NamedTuple):
@@ -88,7 +97,14 @@ class Recovered(NamedTuple):
     seconds: float
 
 
-Event = Compiled | Progress | Evaluated | Snapshot | Finished | RolledBack | Recovered
+class Watched(NamedTuple):
+    """How the actors of a run are: what each last said (`actors.Status`). step: that of the last one."""
+
+    step: int
+    shards: tuple[Any, ...]
+
+
+Event = Compiled | Progress | Evaluated | Snapshot | Finished | RolledBack | Recovered | Watched
 
 
 def train(
@@ -198,7 +214,7 @@ class _Course:
 
     def _snapshot(self, step: int) -> Snapshot:
         self.kept = time.perf_counter()
-        return Snapshot(step, self.seconds, self.session.traffic, self.session.snapshot(), self.losses)
+        return Snapshot(step, self.seconds, self.session.traffic, self.session.snapshot(), self.losses, self.session.asides)
 
     def _finish(self, step: int) -> Finished:
         test, lossless = self._accuracies(self.setup.split.test)

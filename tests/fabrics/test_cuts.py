@@ -7,9 +7,9 @@ import pytest
 from locallearn.codec import build
 from locallearn.runtime.cuts import Cuts, Cutter
 from locallearn.runtime.framed import EagerSession
+from locallearn.runtime.hearing import merge, own_part
 from locallearn.runtime.links import Links
 from locallearn.runtime.peers import PeersSession
-from locallearn.runtime.supervisor import _merge, _own
 from locallearn.runtime.training import Evaluated, Finished, Progress, Snapshot, train
 
 SHARDS = 3
@@ -62,7 +62,7 @@ class Threads:
             thread.start()
 
     def _train(self, shard, resume):
-        for event in train(self.sessions[shard], _own(resume, shard), 1e9, cuts=self.cuts[shard]):
+        for event in train(self.sessions[shard], own_part(resume, shard), 1e9, cuts=self.cuts[shard]):
             self.events[shard].append(event)
 
     def announce(self, step):
@@ -73,12 +73,12 @@ class Threads:
             thread.join(60)
         for one in self.links:
             one.close()
-        return _merge([events[-1] for events in self.events])
+        return merge([events[-1] for events in self.events])
 
     @property
     def kept(self):
         parts = [{event.step: event for event in events if isinstance(event, Snapshot)} for events in self.events]
-        return [_merge([part[step] for part in parts]) for step in sorted(set.intersection(*map(set, parts)))]
+        return [merge([part[step] for part in parts]) for step in sorted(set.intersection(*map(set, parts)))]
 
 
 def assert_equal(one, other):

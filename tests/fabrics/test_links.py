@@ -224,7 +224,9 @@ def test_who_takes_the_place_of_a_lost_shard_is_told_again_what_it_needs(linked)
         if step < 15:
             b.take(address(step), "x")
             b.post(address(step, 1, 2), message(address(step, 1, 2)))
+            a.reached(Position(step))
         if step < 12:
+            c.reached(Position(step))
             c.take(address(step, 1, 2), "x")
     b.close()
     again = moved(shards, 1, Position(step=8))

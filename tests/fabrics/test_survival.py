@@ -75,31 +75,43 @@ def of(events, kind):
     return [event for event in events if isinstance(event, kind)]
 
 
-def test_an_actor_that_dies_in_training_is_replaced_and_the_others_are_kept(crew):
+@pytest.mark.parametrize("alone", [True, False])
+def test_an_actor_that_dies_in_training_is_replaced_and_the_others_are_kept(crew, alone):
     make = setup_of()
     before = list(crew.processes)
-    events = killed_when(crew, crew.train(make, keep_seconds=0.0), [(at_step(150), 1)])
+    events = killed_when(crew, crew.train(make, keep_seconds=0.0, alone=alone), [(at_step(150), 1)])
     assert_undisturbed(events, make)
+    assert len(of(events, RolledBack)) == 1, of(events, RolledBack)
     (back,), (again,) = of(events, RolledBack), of(events, Recovered)
+    assert back.shard == (1 if alone else None)
     assert "shard 1 died at step" in back.reason
     assert 0 < back.step <= back.lost <= again.step
     assert 0 < again.seconds < 30
     assert [a == b for a, b in zip(before, crew.processes, strict=True)] == [True, False, True]
 
 
-def test_before_the_first_snapshot_all_begin_again(crew):
-    """While it compiles, and again in training: no snapshot is ever taken."""
-    make = setup_of("mono_forward", steps=60, every=60)
+def test_without_a_snapshot_a_shard_or_all_begin_again(crew):
+    """While it compiles, and in training, the same one again, which makes all go back."""
+    make = setup_of("mono_forward", steps=600, every=200)
     run = crew.train(make, keep_seconds=1e9)
-    events = killed_when(crew, run, [(is_a(Compiled), 0), (at_step(1), 2)])
+    events = killed_when(crew, run, [(is_a(Compiled), 0), (at_step(1), 2), (at_step(210), 0)])
     assert_undisturbed(events, make)
-    assert [back.step for back in of(events, RolledBack)] == [0, 0]
+    assert [(back.step, back.shard) for back in of(events, RolledBack)] == [(0, 0), (0, 2), (0, None)]
     assert not of(events, Snapshot)
+
+
+@pytest.mark.parametrize("shard", [0, 1, 2])
+def test_every_shard_of_a_rule_that_sends_nothing_down_restarts_alone(crew, shard):
+    """At a snapshot between evaluations, with codecs that remember, and after an evaluation."""
+    make = setup_of("mono_forward", steps=3000, every=1000)
+    events = killed_when(crew, crew.train(make, keep_seconds=0.2), [(lambda events: len(of(events, Evaluated)) == 1, shard)])
+    assert_undisturbed(events, make)
+    assert [back.shard for back in of(events, RolledBack)] == [shard]
 
 
 def test_a_rule_that_runs_ahead_goes_back_to_a_snapshot_between_evaluations(crew):
     make = setup_of("mono_forward", steps=2000, every=1000)
-    events = killed_when(crew, crew.train(make, keep_seconds=0.2), [(is_a(Snapshot), 2)])
+    events = killed_when(crew, crew.train(make, keep_seconds=0.2, alone=False), [(is_a(Snapshot), 2)])
     assert_undisturbed(events, make)
     (back,) = of(events, RolledBack)
     assert back.step in [snapshot.step for snapshot in of(events, Snapshot)]
@@ -117,7 +129,7 @@ def test_frames_that_are_calls_survive_too(crew):
 
 
 def test_who_dies_again_and_again_ends_the_run(crew):
-    run = crew.train(setup_of(steps=100000, every=1000), keep_seconds=1e9)
+    run = crew.train(setup_of(steps=100000, every=1000), keep_seconds=1e9, alone=False)
     kills = [(at_step(1), 1), *[(lambda events: events[-1:] == [e for e in events[-1:] if isinstance(e, Compiled)], 1)] * ROLLBACKS]
     with pytest.raises(ShardLost, match=f"shard 1 died .*\nGiven up after {ROLLBACKS} returns to the same snapshot"):
         killed_when(crew, run, kills)

@@ -1,0 +1,97 @@
+"""What the shards of a run report, each for itself, and what that comes to for the run."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+from locallearn.runtime.training import Compiled, Evaluated, Event, Finished, Snapshot
+from locallearn.traffic import Traffic
+
+
+class Heard:
+    """One shard's reports in one life. When it alone was restarted it says again what it had said before, which is dropped.
+
+    part: its last part of a snapshot, from which it can be restarted. queue: reports that wait for those of the others.
+    """
+
+    def __init__(self, part: Snapshot | None):
+        self.part = part
+        self.queue: deque[Event] = deque()
+        self._stages = self._entered = self._entered_at_part = 0
+        self._evaluated, self._finished = -1, False
+
+    def hear(self, event: Event) -> None:
+        """In the order in which it was reported."""
+        match event:
+            case Snapshot():
+                self.part, self._entered_at_part = event, self._entered
+            case Compiled():
+                self._entered += 1
+                if self._entered > self._stages:
+                    self._stages = self._entered
+                    self.queue.append(event)
+            case Evaluated():
+                if event.step > self._evaluated:
+                    self._evaluated = event.step
+                    self.queue.append(event)
+            case Finished():
+                if not self._finished:
+                    self._finished = True
+                    self.queue.append(event)
+
+    def restarted(self) -> None:
+        """It goes on from its part, and enters the stage of that once more."""
+        self._entered = max(0, self._entered_at_part - 1)
+
+
+class Hearing:
+    """All shards' reports, merged."""
+
+    def __init__(self, parts: list[Snapshot | None]):
+        self.shards = [Heard(part) for part in parts]
+        self._parts: dict[int, dict[int, Snapshot]] = {}
+
+    def hear(self, shard: int, event: Event) -> None:
+        """From one shard."""
+        self.shards[shard].hear(event)
+        if isinstance(event, Snapshot):
+            self._parts.setdefault(event.step, {})[shard] = event
+
+    def merged(self) -> Iterator[Event]:
+        """Events that every shard has reported, each as one, the last snapshot before the end."""
+        while all(one.queue for one in self.shards):
+            event = merge([one.queue.popleft() for one in self.shards])
+            if isinstance(event, Finished):
+                yield from self.whole()
+            yield event
+        yield from self.whole()
+
+    def whole(self) -> Iterator[Snapshot]:
+        """The last snapshot of which every shard has reported its part. Evaluations before it have been told by then."""
+        whole = [step for step, parts in self._parts.items() if len(parts) == len(self.shards)]
+        if whole:
+            parts = self._parts[max(whole)]
+            self._parts = {step: other for step, other in self._parts.items() if step > max(whole)}
+            yield merge([parts[k] for k in range(len(parts))])
+
+
+def own_part(resume: Snapshot | None, shard: int) -> Snapshot | None:
+    """One shard's part of a snapshot; the lowest keeps the count of what was sent before. A life counts evaluations from its beginning."""
+    if resume is None:
+        return None
+    traffic = resume.traffic if shard == 0 else Traffic()
+    return resume._replace(shards=[resume.shards[shard]], traffic=traffic, asides=0)
+
+
+def merge(events: list[Any]) -> Any:
+    """The same event of every shard: the top's findings, everyone's traffic and arrays."""
+    top = events[-1]
+    if isinstance(top, Compiled):
+        return top._replace(seconds=max(event.seconds for event in events))
+    traffic = sum((event.traffic for event in events), start=Traffic())
+    if isinstance(top, Evaluated):
+        return top._replace(traffic=traffic)
+    assert isinstance(top, Snapshot | Finished)
+    return top._replace(traffic=traffic, shards=[shard for event in events for shard in event.shards])
