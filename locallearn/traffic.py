@@ -12,8 +12,8 @@ HEADER_BYTES = 20
 
 LEVELS = ("payload", "framed", "wire")
 """What counts as a byte: of packets; with our headers; with those of TCP over IPv4 and Ethernet, as frames cross sockets."""
-PREFIX_BYTES = 4
-"""A frame's length, before it on a socket."""
+PREFIX_BYTES = 12
+"""A frame's length, its number and a checksum of both, before it on a socket."""
 PACKET_BYTES, PACKET_HEADERS = 1448, 66
 """What of a frame a packet of 1500 bytes carries next to the headers of IPv4 (20) and TCP (32, with its time stamps), and those with
 Ethernet's (14). As much comes back for each message as its acknowledgement, and is counted where the message is. All of it is measured by

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from locallearn.errors import LocallearnError
 from locallearn.runtime.frame import TRAIN, Address, FrameError
 from locallearn.runtime.handshake import Position, hang_up
+from locallearn.traffic import PREFIX_BYTES
 
 QUEUE = 32
 """Frames of one link that wait for the kernel to take them, before their sender waits too."""
@@ -32,6 +33,7 @@ CALL_SECONDS = 0.3
 """Between calls to a shard that does not answer."""
 _PAIR, _RECORD = struct.Struct(">II"), struct.Struct(">III")
 RECORD_BYTES = _RECORD.size
+assert RECORD_BYTES == PREFIX_BYTES
 
 
 class LinkLost(LocallearnError):

@@ -243,7 +243,7 @@ def test_a_shard_that_dies_is_noticed_at_once_and_named(hired, transport, monkey
     monkeypatch.setattr("locallearn.runtime.supervisor.ROLLBACKS", 0)
     hired.__exit__()
     crew = Crew(3, transport=transport).__enter__()
-    events = crew.train(setup_of("backprop", steps=100000, evaluate_every=1000))
+    events = crew.train(setup_of("backprop", steps=100000, evaluate_every=1000), alone=False)
     next(e for e in events if isinstance(e, Progress) and e.step > 10)
     killed = time.perf_counter()
     os.kill(crew.processes[2], signal.SIGKILL)
