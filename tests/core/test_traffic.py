@@ -102,12 +102,12 @@ def test_counts_do_not_overflow():
     assert (traffic((UP, 2**62)) * 2**20).payload_bytes == 2**82
 
 
-@pytest.mark.parametrize(("payload", "packets"), [(0, 1), (1424, 1), (1425, 2), (100_000, 70)])
+@pytest.mark.parametrize(("payload", "packets"), [(0, 1), (1416, 1), (1417, 2), (100_000, 70)])
 def test_what_counts_as_a_byte(payload, packets):
-    """On the wire a frame has its length before it (4), is cut into packets of 1448 with 66 bytes of headers each, and is acknowledged."""
+    """On the wire a frame has its length, number and checksum before it (12), is cut into packets of 1448 with 66 bytes of headers each, and is acknowledged."""
     sent = traffic((UP, 3 * payload, 3))
     assert sent.at("payload").bytes == sent.payload_bytes == 3 * payload
     assert sent.at("framed").bytes == sent.bytes == 3 * (payload + 20)
-    assert sent.at("wire").bytes == 3 * (payload + 20 + 4 + 66 * packets + 66)
+    assert sent.at("wire").bytes == 3 * (payload + 20 + 12 + 66 * packets + 66)
     assert sent.at("wire").worst_link == sent.at("wire").by_kind()[UP.kind] == sent.at("wire").bytes
     assert (sent.at("wire") * 2 + sent).bytes == 3 * sent.at("wire").bytes
