@@ -104,7 +104,7 @@ def test_counts_do_not_overflow():
 
 @pytest.mark.parametrize(("payload", "packets"), [(0, 1), (1416, 1), (1417, 2), (100_000, 70)])
 def test_what_counts_as_a_byte(payload, packets):
-    """On the wire a frame has its length, number and checksum before it (12), is cut into packets of 1448 with 66 bytes of headers each, and is acknowledged."""
+    """On the wire 12 bytes precede a frame, each packet takes 1448 of it behind 66 bytes of headers, and 66 acknowledge it."""
     sent = traffic((UP, 3 * payload, 3))
     assert sent.at("payload").bytes == sent.payload_bytes == 3 * payload
     assert sent.at("framed").bytes == sent.bytes == 3 * (payload + 20)
