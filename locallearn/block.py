@@ -144,7 +144,7 @@ class Block:
 
     def state(self, params: Any, memory: Any = ()) -> State:
         """A state at the start of training, with a fresh optimizer."""
-        return State(params, self.tx.init(self._learnt(params)) if self.tx else (), memory)
+        return State(params, self.tx.init(self.learnt(params)) if self.tx else (), memory)
 
     def descend(self, state: State, grads: Any) -> State:
         """One step of this block's optimizer; a block that does not learn in this phase stays as it is."""
@@ -152,9 +152,9 @@ class Block:
 
         if not self.learns or self.tx is None:
             return state
-        params = self._learnt(state.params)
-        updates, opt = self.tx.update(self._learnt(grads), state.opt, params)
-        return state._replace(params=self._joined(optax.apply_updates(params, updates), state.params), opt=opt)
+        params = self.learnt(state.params)
+        updates, opt = self.tx.update(self.learnt(grads), state.opt, params)
+        return state._replace(params=self.joined(optax.apply_updates(params, updates), state.params), opt=opt)
 
     def observe(self, state: State, params: Any, x: jax.Array) -> State:
         """The state with running statistics one step on: those of `params` and of the batch that the block saw.
@@ -167,15 +167,15 @@ class Block:
         module = nnx.merge(self._abstract[0], body)
         _whole(module, x)
         seen = nnx.to_pure_dict(nnx.state(module))
-        return state._replace(params=self._joined(state.params, WithHead(seen, None) if body is not params else seen))
+        return state._replace(params=self.joined(state.params, WithHead(seen, None) if body is not params else seen))
 
-    def _learnt(self, params: Any) -> Any:
-        """The parameters without their statistics, of which the optimizer knows nothing."""
+    def learnt(self, params: Any) -> Any:
+        """Of a tree as the parameters, all but the statistics, of which the optimizer knows nothing."""
         if not self.has_statistics:
             return params
         return jax.tree.map(lambda statistic, leaf: None if statistic else leaf, self._statistics_of(params), params)
 
-    def _joined(self, learnt: Any, kept: Any) -> Any:
+    def joined(self, learnt: Any, kept: Any) -> Any:
         """`learnt` with the statistics of `kept`."""
         if not self.has_statistics:
             return learnt

@@ -132,16 +132,25 @@ def whole_step(rule: Rule, chain: Chain, state: Row, batch: Batch, stale: Row | 
 
     stale: the states that the step began with, where they are older than `state`, which it changes.
     """
-    if stale is None:
-        after, info = rule.step(chain, state, batch)
-    else:
+    if stale is not None:
         grads, memory, info = rule.gradients(chain, stale, batch)
-        after = chain.map(descend, state, grads, memory)
-    if any(block.observes for block in chain.blocks):
-        if info.inputs is None:
-            raise RuleError(f"{type(rule).__name__} {NO_INPUTS}")
-        after = chain.map(observe, after, (state if stale is None else stale).params, info.inputs)
-    return after, info
+        return descended(rule, chain, state, stale, grads, memory, info), info
+    after, info = rule.step(chain, state, batch)
+    return observed(rule, chain, state, after, info), info
+
+
+def descended(rule: Rule, chain: Chain, state: Row, begun: Row, grads: Row, memory: Row, info: Info) -> Row:
+    """The second half of a step of a rule that has `gradients`: the new state. begun: the states that it began with."""
+    return observed(rule, chain, begun, chain.map(descend, state, grads, memory), info)
+
+
+def observed(rule: Rule, chain: Chain, before: Row, after: Row, info: Info) -> Row:
+    """The state after a step, in which blocks that normalise over the batch have taken what they saw into their running statistics."""
+    if not any(block.observes for block in chain.blocks):
+        return after
+    if info.inputs is None:
+        raise RuleError(f"{type(rule).__name__} {NO_INPUTS}")
+    return chain.map(observe, after, before.params, info.inputs)
 
 
 NO_INPUTS = "does not tell what its blocks saw, which the statistics of batch normalisation need: take layer normalisation or none"
@@ -189,6 +198,12 @@ _KEYS = 512
 @jax.jit
 def _fold_many(root: jax.Array, first: Any) -> jax.Array:
     return jax.vmap(lambda k: jax.random.fold_in(root, first + k))(jnp.arange(_KEYS))
+
+
+@jax.jit
+def replica_keys(keys: Any, replica: Any) -> Any:
+    """A replica's own keys of steps, uint32[N, 2], from the steps'; folded as those of a microbatch are."""
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, replica)
 
 
 def init_state(rule: Rule, blocks: Sequence[Block], seed: int) -> Row:

@@ -24,16 +24,27 @@ ASIDE = ("evaluation", "checkpoint")
 
 
 class Channel(NamedTuple):
-    """One message on one link. src, dst: shards."""
+    """One message on one link. src, dst: shards; src_replica, dst_replica: of which replica of the chain, the same one but on a ring."""
 
     message: str
     kind: str
     src: int
     dst: int
+    src_replica: int = 0
+    dst_replica: int = 0
 
     def counted(self, training: bool) -> Channel:
         """As what its messages count: of their own kind in training, else as `evaluation`."""
         return self if training else self._replace(kind="evaluation")
+
+    def of(self, replica: int) -> Channel:
+        """The same channel within another replica of the chain."""
+        return self._replace(src_replica=replica, dst_replica=replica)
+
+    @property
+    def link(self) -> tuple[int, ...]:
+        """(src, dst), of the first replica; of others, and between them, (src, dst, src_replica, dst_replica)."""
+        return self[2:] if any(self[4:]) else self[2:4]
 
 
 @dataclass
@@ -61,6 +72,12 @@ class Traffic:
             Counter({c: n * times for c, n in self.messages.items()}),
             self.level,
         )
+
+    def copied(self, replicas: int) -> Traffic:
+        """What so many replicas of the chain send, each the same."""
+        copies = [(channel, channel.of(replica)) for channel in self.messages for replica in range(replicas)]
+        payload, messages = ({c: amount[one] for one, c in copies} for amount in (self.payload, self.messages))
+        return Traffic(Counter(payload), Counter(messages), self.level)
 
     def measured(self, sent: Mapping[Channel, tuple[int, int]]) -> Traffic:
         """The same, but with so many bytes of payload in so many messages on these channels: what a plan only has bounds of."""
@@ -111,9 +128,9 @@ class Traffic:
         """Bytes of each kind, evaluation and checkpoint among them."""
         return _grouped((channel.kind, self.counted(channel)) for channel in self.messages)
 
-    def by_link(self) -> dict[tuple[int, int], int]:
-        """Bytes of training on each ordered pair of shards."""
-        return _grouped(((channel.src, channel.dst), self.counted(channel)) for channel in self.training)
+    def by_link(self) -> dict[tuple[int, ...], int]:
+        """Bytes of training on each ordered pair of shards, named as `Channel.link` does."""
+        return _grouped((channel.link, self.counted(channel)) for channel in self.training)
 
     @property
     def worst_link(self) -> int:
@@ -121,10 +138,11 @@ class Traffic:
         return max(self.by_link().values(), default=0)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One plain mapping for each channel, in order: for JSON and tables."""
+        """One plain mapping for each channel, in order: for JSON and tables. Without replicas nothing is said of them."""
+        fields = Channel._fields if any(any(channel[4:]) for channel in self.messages) else Channel._fields[:4]
         return [
             {
-                **channel._asdict(),
+                **dict(zip(fields, channel, strict=False)),
                 "messages": self.messages[channel],
                 "payload": self.payload[channel],
                 "framed": self.framed(channel),
@@ -137,7 +155,7 @@ class Traffic:
         """The inverse of `rows`."""
         traffic = cls()
         for row in rows:
-            channel = Channel(row["message"], row["kind"], row["src"], row["dst"])
+            channel = Channel(*(row[name] for name in Channel._fields if name in row))
             traffic.count(channel, row["payload"], row["messages"])
         return traffic
 

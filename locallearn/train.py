@@ -10,15 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from annotated_types import Ge, Lt
-
-from locallearn.fields import Count, Fraction, NonNegative, Positive
+from locallearn.fields import Count, Decay, Fraction, NonNegative, Positive
 from locallearn.markers import Named, Size
 
 if TYPE_CHECKING:
     import optax
 
-Decay = Annotated[float, Ge(0), Lt(1)]
 Problems = list[tuple[str, str]]
 
 
@@ -180,9 +177,10 @@ class Train:
             return tuple(Phase((k,), self.epochs, self.steps) for k in range(blocks))
         return self.phases or (Phase("all", self.epochs, self.steps),)
 
-    def lengths(self, examples: int, blocks: int = 1) -> tuple[int, ...]:
-        """Steps of each phase, for so many training examples and blocks: an epoch has examples // batch steps."""
-        return tuple(part.steps or (part.epochs or 0) * (examples // self.batch) for part in self.parts(blocks))
+    def lengths(self, examples: int, blocks: int = 1, replicas: int = 1) -> tuple[int, ...]:
+        """Steps of each phase, for so many training examples, blocks and replicas, which share the examples of an epoch."""
+        epoch = examples // (self.batch * replicas)
+        return tuple(part.steps or (part.epochs or 0) * epoch for part in self.parts(blocks))
 
 
 def _length_problems(part: Train | Phase) -> Problems:

@@ -23,6 +23,7 @@ from locallearn.codec import Codec, build, nbytes
 from locallearn.data.dataset import Arrays
 from locallearn.models import MODELS
 from locallearn.rules import RULES
+from locallearn.runtime.ring import AVERAGE, MESSAGES
 from locallearn.runtime.setup import Setup, Split, Stage
 from locallearn.runtime.wiring import Wiring, choose_codecs, deal
 from locallearn.train import Optimizer
@@ -136,7 +137,8 @@ def make_setup(tiny_split):
             chosen = codec if isinstance(codec, dict) else {}
             default = codec if isinstance(codec, Codec) else build(EXACT if chosen else codec)
             wiring = Wiring(deal(len(blocks), shards), one.messages, choose_codecs(one.messages, chosen, default))
-            stages.append(Stage(one, tuple(blocks), wiring, start, start + part.steps))
+            average = choose_codecs(MESSAGES, chosen, default)[AVERAGE]
+            stages.append(Stage(one, tuple(blocks), wiring, start, start + part.steps, average))
             start += part.steps
         return Setup(tuple(stages), split, batch, every, seed, microbatches, **options)
 

@@ -14,8 +14,10 @@ from typing import Any
 from locallearn.config.catalog import Catalog
 from locallearn.config.document import KeyPath
 from locallearn.config.mistakes import Mistake, hint
+from locallearn.config.replicas import AVERAGED, between_replicas
 from locallearn.config.schema import hooked
 from locallearn.errors import LocallearnError, RuleError
+from locallearn.replicas import ALONE, Replicas
 from locallearn.train import Train
 
 
@@ -26,10 +28,11 @@ def cross_checks(found: Mapping[str, Any], catalog: Catalog) -> list[Mistake]:
     data, held = found.get("data", (None, None))
     if data is not None:
         own = list(hooked(data.problems(), ("data",))) if hasattr(data, "problems") else []
-        mistakes += own or [*_sizes(data, held, found.get("train")), *_augment(data, held)]
+        mistakes += own or [*_sizes(data, held, found.get("train"), found.get("replicas", ALONE)), *_augment(data, held)]
         if own:
             return mistakes
     mistakes += _microbatches(rules, found.get("train"))
+    mistakes += between_replicas(found.get("replicas", ALONE), rules, found["codecs"], found.get("schedule"))
     if held is not None and "probe" in found.get("diagnostics", ()) and not held.validation:
         mistakes.append(Mistake(("diagnostics",), "value", "a probe is scored on validation examples: give `data.validation`"))
     if data is not None and hasattr(data, "classes") and rules:
@@ -57,6 +60,7 @@ def _codec_keys(codecs: Mapping[str, Any], rules: Sequence[tuple[KeyPath, Any]],
     from locallearn.rule import KINDS
 
     messages = list(dict.fromkeys(name for _, rule in rules for name in getattr(rule, "messages", ())))
+    messages += [AVERAGED] if AVERAGED not in messages else []
     for key in codecs:
         if key not in ("default", *KINDS, *messages):
             name = catalog.name_of(rules[0][1], "rules") or type(rules[0][1]).__name__
@@ -78,8 +82,8 @@ def _labels_fit(codecs: Mapping[str, Any], rules: Sequence[tuple[KeyPath, Any]],
             yield Mistake(("codecs", key), "value", f"holds {values} values, but the data has {classes} classes: write packed({classes})")
 
 
-def _sizes(data: Any, held: Any, train: Train | None) -> Iterator[Mistake]:
-    """Enough examples for the validation set and a batch."""
+def _sizes(data: Any, held: Any, train: Train | None, replicas: Replicas) -> Iterator[Mistake]:
+    """Enough examples for the validation set and a batch of every replica."""
     try:
         total = train_size(data)
     except LocallearnError as error:
@@ -94,6 +98,9 @@ def _sizes(data: Any, held: Any, train: Train | None) -> Iterator[Mistake]:
     elif train is not None and train.batch > total - count:
         what = f"is more than the {total - count} training examples ({total} less {count} for validation)"
         yield Mistake(("train", "batch"), "value", what)
+    elif train is not None and train.batch * replicas.count > total - count:
+        what = f"{replicas.count} batches of {train.batch} are more than the {total - count} training examples; take fewer replicas"
+        yield Mistake(("replicas", "count"), "value", f"{what} or a smaller `train.batch`")
 
 
 def _augment(data: Any, held: Any) -> Iterator[Mistake]:

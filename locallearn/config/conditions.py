@@ -11,11 +11,12 @@ from locallearn.config.codecs import EXACT, spelled
 from locallearn.config.document import MISSING, Document, KeyPath, split_key
 from locallearn.config.mistakes import Mistake, hint, nearest
 from locallearn.config.run import Held, Placement
+from locallearn.replicas import Replicas
 from locallearn.schedule import Schedule
 from locallearn.train import Stop, Train
 
+_SECTIONS: dict[str | int, type] = {"train": Train, "stop": Stop, "schedule": Schedule, "replicas": Replicas}
 _TABLES = {"rule": "rules", "model": "models", "data": "datasets"}
-_PLAIN = {"train": Train, "stop": Stop, "schedule": Schedule}
 _EXTRAS = {"model": Placement, "data": Held}
 
 
@@ -57,7 +58,7 @@ def useless(
 def _keys(runs: list[tuple[Document, Mapping[str, Any]]], catalog: Catalog) -> set[str]:
     """Dotted keys of sections that some combination has or could have."""
     keys = {f"train.optimizer.{name}" for name in _names(type(Train().optimizer))}
-    keys |= {f"train.{name}" for name in _names(Train)}
+    keys |= {f"{head}.{name}" for head, cls in _SECTIONS.items() if head != "stop" for name in _names(cls)}
     for run, _ in runs:
         for head in _TABLES:
             keys |= {f"{head}.{name}" for cls in _classes(head, run, catalog) for name in _names(cls)}
@@ -70,7 +71,7 @@ def _default(path: KeyPath, run: Document, catalog: Catalog) -> Any:
         return spelled(EXACT)
     if head == "seed":
         return MISSING if rest else 0
-    classes = [_PLAIN[str(head)]] if head in _PLAIN else _classes(head, run, catalog)
+    classes = [_SECTIONS[head]] if head in _SECTIONS else _classes(head, run, catalog)
     for cls in classes:
         for field in dataclasses.fields(cls) if rest else ():
             if field.name == rest[0]:

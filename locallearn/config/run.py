@@ -25,6 +25,7 @@ from locallearn.data.intake import Augment
 from locallearn.errors import ConfigError
 from locallearn.fields import Count
 from locallearn.markers import Named
+from locallearn.replicas import ALONE, Replicas
 from locallearn.runtime.placement import PLAIN, Cluster
 from locallearn.schedule import Schedule
 from locallearn.train import Problems, Stop, Train
@@ -107,6 +108,7 @@ class _File:
     data: Annotated[Any, Named("datasets", Held, {})]
     train: Train
     codecs: Any = field(default_factory=dict)
+    replicas: Replicas = ALONE
     stop: Stop = NO_STOP
     schedule: Schedule | None = None
     count: Level = "framed"
@@ -140,6 +142,7 @@ class Config:
     diagnostics: tuple[str, ...] = ()
     schedule: Schedule | None = None
     count: Level = "framed"
+    replicas: Replicas = ALONE
     cluster: Cluster = field(default=PLAIN, compare=False)
     catalog: Catalog = field(default_factory=default_catalog, repr=False, compare=False)
 
@@ -164,6 +167,7 @@ class Config:
             **({"schedule": write(self.schedule)} if self.schedule else {}),
             **({"count": self.count} if self.count != "framed" else {}),
             **({"diagnostics": list(self.diagnostics)} if self.diagnostics else {}),
+            **({"replicas": write(self.replicas)} if self.replicas.count > 1 else {}),
         }
 
     def digest(self) -> str:
@@ -185,7 +189,8 @@ class Config:
         """A short name for people and folders: the rule, and the codecs that are not `exact`."""
         words = {key: codec_label(spec) for key, spec in self.codecs.items() if spec != EXACT}
         parts = [word if key == "default" else f"{key}_{word}" for key, word in words.items()]
-        return slug("-".join([self.rule_name, *parts]))
+        copies = [f"{self.replicas.count}_replicas"] if self.replicas.count > 1 else []
+        return slug("-".join([self.rule_name, *copies, *parts]))
 
 
 def codec_label(spec: CodecSpec) -> str:

@@ -15,10 +15,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from locallearn.chain import ABSENT
+from locallearn.chain import ABSENT, Row
 from locallearn.experiment.files import StoreError, read_json, write_json, write_whole
-from locallearn.runtime.parts import shard_part
-from locallearn.runtime.setup import Setup, Stage
+from locallearn.runtime.parts import machine_part
+from locallearn.runtime.setup import Setup, Stage, begin_shared
 from locallearn.runtime.stale import kept
 from locallearn.runtime.training import Snapshot
 from locallearn.traffic import Channel, Traffic
@@ -76,25 +76,32 @@ def arrays(folder: Path) -> dict[str, np.ndarray]:
 
 
 def names(setup: Setup, stage: Stage) -> list[list[str]]:
-    """The name of every array of a snapshot, by shard, in its order."""
-    state, memory, ring = abstract(setup, stage)
+    """The name of every array of a snapshot, by shard, in its order; those of the second replica and so on begin with `replica1/`."""
+    held = abstract(setup, stage)
     found = []
     for shard in range(stage.wiring.shards):
-        row, ends, past = shard_part(stage.wiring, state, memory, ring, shard)
-        own = [f"block{i}/{name}" for i, value in enumerate(row) if value is not ABSENT for name in _paths(value)]
-        older = [f"older/block{i}/{name}" for i, value in enumerate(past) if value is not ABSENT for name in _paths(value)]
-        found.append(own + [f"link/{name}" for name in _paths(ends)] + older)
-    return found
+        row, ends, past, *rest = machine_part(stage.wiring, held, shard)
+        own = _of_blocks(row) + [f"link/{name}" for name in _paths(ends)] + [f"older/{name}" for name in _of_blocks(past)]
+        if rest:
+            own += [f"agreement/{name}" for name in _of_blocks(rest[0])] + [f"ring/block{name}" for name in _paths(rest[1])]
+        found.append(own)
+    copies = [found, *([[f"replica{r}/{name}" for name in own] for own in found] for r in range(1, setup.replicas.count))]
+    return [own for replica in copies for own in replica]
 
 
-def abstract(setup: Setup, stage: Stage) -> tuple[Any, Any, Any]:
-    """Shapes and dtypes of a stage's states, of its channels' memories and of its older weights; nothing is computed."""
+def _of_blocks(row: Row) -> list[str]:
+    return [f"block{i}/{name}" for i, value in enumerate(row) if value is not ABSENT for name in _paths(value)]
+
+
+def abstract(setup: Setup, stage: Stage) -> tuple[Any, Any, Any, Any]:
+    """Shapes and dtypes of a replica's states, of its channels' memories, its older weights and what it shares; nothing is computed."""
     setup.plan_step(stage)  # before tracing: what it finds is kept
     depth = setup.staleness(stage)
 
-    def made() -> tuple[Any, Any, Any]:
+    def made() -> tuple[Any, Any, Any, Any]:
         state = setup.begin(stage)
-        return state, setup.memory(stage), kept(state, depth)
+        shared = None if setup.replicas.count == 1 else begin_shared(setup, stage, state)
+        return state, setup.memory(stage), kept(state, depth), shared
 
     return jax.eval_shape(made)
 

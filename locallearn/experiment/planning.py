@@ -32,7 +32,8 @@ def plan(setup: Setup) -> dict[str, Any]:
 
 def varies(setup: Setup) -> bool:
     """Whether some frames vary in size, so that what is planned is an upper bound."""
-    return any(stage.wiring.metered(setup.plan_step(stage).channels) for stage in setup.stages)
+    averaged = setup.replicas.count > 1 and any(stage.average.wire is not None for stage in setup.stages)
+    return averaged or any(stage.wiring.metered(setup.plan_step(stage).channels) for stage in setup.stages)
 
 
 def planned_traffic(setup: Setup) -> Traffic:
@@ -41,6 +42,7 @@ def planned_traffic(setup: Setup) -> Traffic:
     for stage in setup.stages:
         evaluations = _evaluations(setup, stage)
         total += setup.plan_step(stage).traffic * (stage.stop - stage.start)
+        total += setup.plan_average(stage).traffic * setup.averages(stage, stage.stop)
         total += setup.plan_decision(stage).traffic * evaluations
         total += _evaluation(setup, stage, setup.split.validation) * evaluations
     return total + _evaluation(setup, setup.stages[-1], setup.split.test)
@@ -62,7 +64,13 @@ def _evaluation(setup: Setup, stage: Stage, part: Any) -> Traffic:
 
 
 def _stage(setup: Setup, stage: Stage) -> dict[str, Any]:
-    step = setup.plan_step(stage)
+    step, average = setup.plan_step(stage), setup.plan_average(stage)
+    averaging = {
+        "average_every": setup.replicas.average_every,
+        "bytes_per_average": average.traffic.bytes,
+        "hops_per_average": average.hops,
+        "average_channels": _counted_rows(average.traffic),
+    }
     return {
         "start": stage.start,
         "stop": stage.stop,
@@ -71,8 +79,10 @@ def _stage(setup: Setup, stage: Stage) -> dict[str, Any]:
         "messages_per_step": step.traffic.message_count,
         "hops_per_step": step.hops,
         "bytes_per_decision": setup.plan_decision(stage).traffic.bytes,
-        "channels": [
-            {**row, "bytes": step.traffic.counted(channel)}
-            for row, channel in zip(step.traffic.rows(), sorted(step.traffic.messages), strict=True)
-        ],
-    }
+        "channels": _counted_rows(step.traffic),
+    } | (averaging if setup.replicas.count > 1 else {})
+
+
+def _counted_rows(traffic: Traffic) -> list[dict[str, Any]]:
+    """The rows of a table, with the bytes that count."""
+    return [{**row, "bytes": traffic.counted(channel)} for row, channel in zip(traffic.rows(), sorted(traffic.messages), strict=True)]

@@ -15,6 +15,7 @@ from locallearn.config.run import Config
 from locallearn.data.dataset import Dataset, split
 from locallearn.errors import ConfigError, Problem, RuleError
 from locallearn.rule import Rule
+from locallearn.runtime.ring import AVERAGE, MESSAGES
 from locallearn.runtime.setup import Setup, Split, Stage
 from locallearn.runtime.stale import Timetable
 from locallearn.runtime.wiring import Wiring, choose_codecs
@@ -35,9 +36,10 @@ def prepare(config: Config, load: Callable[[Any], Dataset] = load_data, tested: 
     dataset = load(config.data)
     parts = split(dataset, config.validation)
     examples = len(parts.train.y)
+    together = config.train.batch * config.replicas.count
     blocks = config.model.blocks(dataset.example_shape, dataset.classes)
     count = len(config.placement.held(blocks, config.rule)[0])
-    phases, lengths = config.train.parts(count), config.train.lengths(examples, count)
+    phases, lengths = config.train.parts(count), config.train.lengths(examples, count, config.replicas.count)
     stages = tuple(
         _stage(config, blocks, phase, (stop - length, stop))
         for phase, length, stop in zip(phases, lengths, accumulate(lengths), strict=True)
@@ -46,7 +48,7 @@ def prepare(config: Config, load: Callable[[Any], Dataset] = load_data, tested: 
         stages=stages,
         split=Split(parts.train, parts.validation, parts.test if tested else parts.test.take(np.arange(0))),
         batch=config.train.batch,
-        evaluate_every=config.train.evaluate_every or max(1, examples // config.train.batch),
+        evaluate_every=config.train.evaluate_every or max(1, examples // together),
         seed=config.seed,
         microbatches=config.train.microbatches,
         stop_accuracy=config.stop.accuracy,
@@ -55,6 +57,7 @@ def prepare(config: Config, load: Callable[[Any], Dataset] = load_data, tested: 
         diagnostics=config.diagnostics,
         clock=_clock(config),
         count=config.count,
+        replicas=config.replicas,
     )
     _afford(setup)
     return setup
@@ -109,4 +112,5 @@ def _stage(config: Config, blocks: list[Block], phase: Phase, steps: tuple[int, 
     codecs = {key: build(spec) for key, spec in config.codecs.items() if key != "default"}
     default = build(config.codecs["default"])
     wiring = Wiring(placement, rule.messages, choose_codecs(rule.messages, codecs, default))
-    return Stage(rule, ready, wiring, start, stop)
+    average = choose_codecs(MESSAGES, codecs, default)[AVERAGE]
+    return Stage(rule, ready, wiring, start, stop, average)

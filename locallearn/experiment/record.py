@@ -21,7 +21,7 @@ def record_of(setup: Setup, event: Evaluated) -> dict[str, Any]:
     return finite(
         {
             "step": event.step,
-            "examples": event.step * setup.batch,
+            "examples": event.step * setup.batch * setup.replicas.count,
             "seconds": round(event.seconds, 6),
             "compile_seconds": round(event.compile_seconds, 6),
             **({} if setup.clock is None else {"simulated_seconds": round(setup.simulated_seconds(event.step) or 0.0, 6)}),
@@ -46,4 +46,8 @@ def stage_at(setup: Setup, step: int) -> Stage:
 
 def hops_at(setup: Setup, step: int) -> int:
     """Messages on the critical path of the first `step` steps, one after the other."""
-    return sum(max(0, min(step, stage.stop) - stage.start) * setup.plan_step(stage).hops for stage in setup.stages)
+    hops = 0
+    for stage in setup.stages:
+        reached = max(stage.start, min(step, stage.stop))
+        hops += (reached - stage.start) * setup.plan_step(stage).hops + setup.averages(stage, reached) * setup.plan_average(stage).hops
+    return hops

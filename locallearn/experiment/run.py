@@ -27,6 +27,7 @@ from locallearn.experiment.store import FAILED, FINISHED, SUFFIX, Store, move_aw
 from locallearn.networks import UnknownNetwork, parse_network
 from locallearn.runtime.framed import EagerSession
 from locallearn.runtime.fused import FusedSession
+from locallearn.runtime.replicated import EagerReplicas
 from locallearn.runtime.session import Session
 from locallearn.runtime.setup import Setup
 from locallearn.runtime.training import Compiled, Evaluated, Event, Finished, Recovered, RolledBack, Snapshot, train
@@ -106,6 +107,8 @@ def runnable(config: Config, on: str) -> None:
     if on == "ray" and config.diagnostics:
         what = "need the whole network in one process: leave them out, or take --on local or --on eager"
         raise ConfigError([Problem("diagnostics", what)])
+    if on == "ray" and config.replicas.count > 1:
+        raise ConfigError([Problem("replicas.count", "replicas run in one process: take --on local or --on eager")])
     if on == "ray" and config.schedule and config.schedule.staleness:
         what = "shards run ahead under a virtual clock, in one process: take --on local or --on eager, or leave it out"
         raise ConfigError([Problem("schedule.staleness", what)])
@@ -214,7 +217,7 @@ def _kept_in_time(event: Event) -> bool:
 def session_for(config: Config, how: How, setup: Setup) -> Session:
     """A session that needs no other process. Seeds share their programs: those of the last configuration are kept."""
     if how.on == "eager":
-        return EagerSession(setup)
+        return EagerSession(setup) if setup.replicas.count == 1 else EagerReplicas(setup)
     if config.digest() not in how.programs:
         how.programs.clear()
     return FusedSession(setup, how.programs.setdefault(config.digest(), {}))

@@ -34,8 +34,12 @@ def plan_text(path: Path, sets: Sequence[str], form: str) -> str:
     if form == "json":
         return json.dumps(found, indent=1)
     if form == "csv":
-        rows = [{"start": s["start"], "stop": s["stop"], **channel} for s in found["stages"] for channel in s["channels"]]
-        return to_csv(rows, list(rows[0]) if rows else ["start"]).rstrip("\n")
+        rows = [
+            {"start": s["start"], "stop": s["stop"], **channel}
+            for s in found["stages"]
+            for channel in (*s["channels"], *s.get("average_channels", ()))
+        ]
+        return to_csv(rows, list(dict.fromkeys(key for row in rows for key in row)) if rows else ["start"]).rstrip("\n")
     return _plan_table(found)
 
 
@@ -45,11 +49,12 @@ def _plan_table(found: Mapping[str, Any]) -> str:
         if len(found["stages"]) > 1:
             lines += [f"steps {stage['start']} to {stage['stop']}"]
         rows = [["message", "link", "messages a step", "payload", found["count"]]]
-        for c in stage["channels"]:
-            rows.append([c["message"], f"{c['src']} > {c['dst']}", str(c["messages"]), size(c["payload"]), size(c["bytes"])])
+        for c in by_shards(stage["channels"]):
+            rows.append([c["message"], c["link"], str(c["messages"]), size(c["payload"]), size(c["bytes"])])
         totals = [str(stage["messages_per_step"]), size(stage["payload_bytes_per_step"]), size(stage["bytes_per_step"])]
         lines += [aligned([*rows, ["together", "", *totals]], (2, 3, 4))]
         lines += [f"{plural(stage['hops_per_step'], 'message')} of a step must wait for one another", ""]
+        lines += _average_lines(stage, found["count"]) if "average_every" in stage else []
     kinds = [(kind, f"{kind} {size(amount)}") for kind, amount in found["bytes_by_kind"].items()]
     training, beside = (", ".join(text for kind, text in kinds if (kind in ASIDE) is aside) for aside in (False, True))
     lines += [
@@ -59,6 +64,34 @@ def _plan_table(found: Mapping[str, Any]) -> str:
     ]
     lines += [f"beside training: {beside}"] if beside else []
     return "\n".join(lines)
+
+
+def _average_lines(stage: Mapping[str, Any], count: str) -> list[str]:
+    """What replicas average, beside the steps. count: what bytes are counted."""
+    rows = [["message", "link", "messages an average", "payload", count]]
+    for c in by_shards(stage["average_channels"]):
+        rows.append([c["message"], c["link"], str(c["messages"]), size(c["payload"]), size(c["bytes"])])
+    often = "step" if stage["average_every"] == 1 else f"{stage['average_every']} steps"
+    waits = f"{plural(stage['hops_per_average'], 'message')} of which must wait for one another"
+    return [aligned(rows, (2, 3, 4)), f"an average after every {often} and at the end, {waits}", ""]
+
+
+def by_shards(channels: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Channels with a `link` in words. Those of several replicas are one: `0 > 1 x4` in each of four, `0 ring x4` between them."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for channel in channels:
+        key = tuple(channel[name] for name in ("message", "kind", "src", "dst"))
+        one = found.setdefault(key, dict(zip(("message", "kind", "src", "dst"), key, strict=True)) | {"links": 0})
+        for name in channel.keys() & {"messages", "payload", "framed", "bytes"}:
+            one[name] = one.get(name, 0) + channel[name]
+        one["links"] += 1
+    copied = any("src_replica" in channel for channel in channels)
+
+    def link(one: Mapping[str, Any]) -> str:
+        words = f"{one['src']} ring" if one["src"] == one["dst"] else f"{one['src']} > {one['dst']}"
+        return f"{words} x{one['links']}" if copied else words
+
+    return [one | {"link": link(one)} for one in found.values()]
 
 
 def dry_run_text(path: Path, only: Sequence[str]) -> str:
@@ -141,5 +174,5 @@ def _curve(records: Sequence[Mapping[str, Any]]) -> str:
 
 def _links(traffic: Sequence[Mapping[str, Any]]) -> str:
     rows = [["message", "kind", "link", "messages", "framed"]]
-    rows += [[c["message"], c["kind"], f"{c['src']} > {c['dst']}", str(c["messages"]), size(c["framed"])] for c in traffic]
+    rows += [[c["message"], c["kind"], c["link"], str(c["messages"]), size(c["framed"])] for c in by_shards(traffic)]
     return aligned(rows, (3, 4))

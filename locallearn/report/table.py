@@ -14,7 +14,23 @@ from locallearn.experiment.store import FABRICS, SUFFIX, Store, run_directories
 Row = dict[str, Any]
 
 COLUMNS = (
-    *("sweep", "run", "rule", "codecs", "shards", "data", "seed", "study", "trial", "tuned", "fabric", "device", "state", "reason"),
+    *(
+        "sweep",
+        "run",
+        "rule",
+        "codecs",
+        "shards",
+        "replicas",
+        "data",
+        "seed",
+        "study",
+        "trial",
+        "tuned",
+        "fabric",
+        "device",
+        "state",
+        "reason",
+    ),
     *("step", "examples", "seconds", "compile_seconds"),
     *("bytes", "payload_bytes", "bytes_worst_link", "messages", "hops", "train_loss"),
     *("validation_accuracy", "validation_accuracy_lossless", "test_accuracy", "test_accuracy_lossless"),
@@ -64,6 +80,7 @@ def facts_of(store: Store, root: Path) -> Row:
         "rule": config.get("rule", {}).get("name"),
         "codecs": codecs_cell(config.get("codecs", {})),
         "shards": model.get("shards") or len(model.get("cuts") or ()) + 1,
+        "replicas": config.get("replicas", {}).get("count", 1),
         "data": _data(config.get("data", {})),
         "seed": config.get("seed"),
         "study": tuned.get("study"),

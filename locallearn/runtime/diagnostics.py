@@ -22,7 +22,7 @@ import numpy as np
 
 from locallearn.chain import Chain, Row
 from locallearn.codec import Context, exact
-from locallearn.data.dataset import batches, stratified
+from locallearn.data.dataset import stratified
 from locallearn.rule import Batch, Rule, step_keys, whole_step
 from locallearn.runtime.intake import seen, seen_in_training
 from locallearn.runtime.local import Fused
@@ -58,7 +58,7 @@ class Diagnostics:
         found: dict[str, Sequence[Any]] = {}
         if set(self.names) - {"probe"}:
             train = setup.split.train
-            (index,) = batches(setup.seed, len(train.y), setup.batch, step, step + 1)
+            index = setup.indices(step, step + 1)[0, : setup.batch]
             (key,) = step_keys(setup.seed, step, step + 1)
             found |= self._measure(state, train.x[index], train.y[index], index, key)
         if "probe" in self.names:

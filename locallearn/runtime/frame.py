@@ -12,13 +12,13 @@ import numpy as np
 
 from locallearn.codec import Spec, Wire
 from locallearn.errors import LocallearnError
-from locallearn.traffic import HEADER_BYTES
+from locallearn.traffic import HEADER_BYTES, Channel
 
 VERSION = 1
 _HEADER = struct.Struct("<BBHHHIII")
 assert _HEADER.size == HEADER_BYTES
 
-TRAIN, EVALUATE, CONTROL = range(3)
+TRAIN, EVALUATE, CONTROL, AVERAGE = range(4)
 """Streams: each numbers its frames by itself."""
 
 
@@ -27,7 +27,10 @@ class FrameError(LocallearnError):
 
 
 class Address(NamedTuple):
-    """Names a frame. place: how many exchanges of this step came before it, the same number at both ends by construction."""
+    """Names a frame. src, dst: machines. place: how many exchanges of this step came before it, the same at both ends by construction.
+
+    Of an average of replicas `micro` is the block and `place` the hop.
+    """
 
     stream: int
     src: int
@@ -35,6 +38,16 @@ class Address(NamedTuple):
     micro: int
     step: int
     place: int
+
+
+def machine(shard: int, replica: int, shards: int) -> int:
+    """The number of whoever holds this shard of this replica, of a chain of so many shards."""
+    return replica * shards + shard
+
+
+def machines(channel: Channel, shards: int) -> tuple[int, int]:
+    """Those at the ends of a channel."""
+    return machine(channel.src, channel.src_replica, shards), machine(channel.dst, channel.dst_replica, shards)
 
 
 def frame(address: Address, packet: Sequence[Any], wire: Wire | None = None) -> bytes:

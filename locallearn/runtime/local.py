@@ -16,7 +16,7 @@ from locallearn.chain import ABSENT, Fabric, Move
 from locallearn.codec import Codec, Context, Spec, blank, is_silent, nbytes, packet_spec, spec_of
 from locallearn.errors import RuleError
 from locallearn.runtime.endpoint import Endpoint
-from locallearn.runtime.frame import Address, address_of
+from locallearn.runtime.frame import Address, address_of, machines
 from locallearn.runtime.wiring import Wiring
 from locallearn.traffic import HEADER_BYTES, Channel, Traffic
 
@@ -182,8 +182,8 @@ class Fused(Fabric):
 class Framed(Fabric):
     """A fabric that makes real frames, for the shards that this process holds; who carries the frames is left open.
 
-    ends: this process's shards. specs: shape and dtype on each channel, from the plan. stream: (numbering, step, microbatch).
-    traffic: bytes and messages of the frames that left.
+    ends: this process's shards. specs: shape and dtype on each channel, from the plan. stream: (numbering, step, microbatch). replica:
+    which of several chains this is. traffic: bytes and messages of the frames that left.
     """
 
     def __init__(
@@ -193,8 +193,9 @@ class Framed(Fabric):
         specs: Mapping[Channel, Spec],
         context: Context,
         stream: tuple[int, int, int],
+        replica: int = 0,
     ):
-        self.wiring, self.placement, self.ends = wiring, wiring.placement, ends
+        self.wiring, self.placement, self.ends, self.replica = wiring, wiring.placement, ends, replica
         self.specs, self.context, self.stream = specs, context, stream
         self.traffic = Traffic()
         self.place = 0
@@ -236,7 +237,7 @@ class Framed(Fabric):
         packets = {c: (self._address(c), packet) for c, packet in packed.items() if c not in silent}
         frames = end.frames(codec, list(packets.values()))
         for (channel, (address, _)), data in zip(packets.items(), frames, strict=True):
-            self.traffic.count(channel.counted(self.context.training), len(data) - HEADER_BYTES)
+            self.traffic.count(channel.counted(self.context.training).of(self.replica), len(data) - HEADER_BYTES)
             self.post(address, data)
 
     def receive(self, codec: Codec, channel: Channel) -> Any:
@@ -248,7 +249,7 @@ class Framed(Fabric):
 
     def _address(self, channel: Channel) -> Address:
         numbering, step, micro = self.stream
-        return Address(numbering, channel.src, channel.dst, micro, step, self.place)
+        return Address(numbering, *machines(channel.of(self.replica), self.wiring.shards), micro, step, self.place)
 
 
 class Eager(Framed):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from locallearn.chain import ABSENT, Row
+from locallearn.runtime.averaging import Shared
 from locallearn.runtime.endpoint import Endpoint
 from locallearn.runtime.wiring import Wiring
 from locallearn.traffic import Channel
@@ -59,6 +60,25 @@ def shard_part(wiring: Wiring, state: Any, memory: Sequence[Any], ring: Row, sha
     return of_shard(wiring.placement, state, shard), ends, of_shard(wiring.placement, ring, shard)
 
 
+def machine_part(wiring: Wiring, held: Sequence[Any], shard: int) -> tuple[Any, ...]:
+    """The same of one shard of one replica, with what it shares with the others, if there are any.
+
+    held: the replica's states, channel memories, older weights, and what it shares or None.
+    """
+    state, memory, older, shared = held
+    own = shard_part(wiring, state, memory, older, shard)
+    if shared is None:
+        return own
+    ring = {i: memory for i, memory in shared.ring.items() if wiring.placement[i] == shard}
+    return *own, of_shard(wiring.placement, shared.agreement, shard), ring
+
+
+def merge_shared(placement: Sequence[int], parts: Mapping[int, Sequence[Any]]) -> Shared:
+    """What one replica shares, from its shards' (agreements, ring)."""
+    rows, rings = ({shard: part[k] for shard, part in parts.items()} for k in (0, 1))
+    return Shared(merge_rows(placement, rows), {i: rings[shard][i] for shard in rings for i in rings[shard]})
+
+
 def carried(old: Mapping[Channel, Any], new: dict[Channel, Any], before: Wiring | None, now: Wiring) -> dict[Channel, Any]:
     """What each channel's end remembers at the beginning of a stage: what it did at the end of the last one, if its codec is the same."""
 
@@ -68,6 +88,11 @@ def carried(old: Mapping[Channel, Any], new: dict[Channel, Any], before: Wiring 
         return _shapes(old[channel]) == _shapes(new[channel])
 
     return {channel: old[channel] if same(channel) else blank for channel, blank in new.items()}
+
+
+def carried_ring(old: Mapping[int, Any], new: dict[int, Any], same: bool) -> dict[int, Any]:
+    """The same for the ends of the replicas' rings. same: whether their codec is."""
+    return {i: old[i] if same and i in old and _shapes(old[i]) == _shapes(blank) else blank for i, blank in new.items()}
 
 
 def _shapes(memory: Any) -> Any:

@@ -126,6 +126,14 @@ class PeersSession(FramedSession):
         early = self._early if stream[0] == TRAIN else frozenset()
         return Peers((wiring, self._ends[slot], specs, context, (*stream, slot)), self._transport, early)
 
+    def post(self, address: Address, data: bytes) -> None:
+        """To the neighbour on the ring."""
+        self._transport.post(address, data)
+
+    def take(self, address: Address, name: str) -> bytes | bytearray:
+        """From the neighbour on the ring."""
+        return self._transport.take(address, name)
+
     def one(self, step: int) -> Any:
         """What may leave early leaves first, up to the next evaluation or cut; it counts when its step comes."""
         self.step = step

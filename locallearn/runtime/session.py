@@ -14,7 +14,7 @@ import numpy as np
 from locallearn.block import Block
 from locallearn.chain import Chain, Row
 from locallearn.errors import RuleError
-from locallearn.rule import WHOLE_BATCH, Batch, Info, descend, mean, split_batch, whole_step
+from locallearn.rule import WHOLE_BATCH, Batch, Info, descended, mean, split_batch, whole_step
 from locallearn.runtime.setup import Setup, Stage
 from locallearn.traffic import Traffic
 
@@ -54,6 +54,10 @@ class Session(abc.ABC):
         """The top's choice, known to every shard."""
 
     @abc.abstractmethod
+    def conclude(self) -> None:
+        """The run ends here and leaves what evaluations saw. Only replicas between two averages have anything else."""
+
+    @abc.abstractmethod
     def snapshot(self) -> list[list[np.ndarray]]:
         """All arrays of the run, by shard: copies on the host."""
 
@@ -62,29 +66,37 @@ class Session(abc.ABC):
         """Take up the arrays of a snapshot, within the stage that it was taken in."""
 
 
+Together = Callable[[list[Any]], list[Any]]
+"""Runs the microbatches' jobs and returns what they give, in order."""
+
+
 def training_step(
-    stage: Stage,
-    chains: Sequence[Chain],
-    state: Row,
-    batch: Batch,
-    together: Callable[[list[Any]], list[Any]],
-    stale: Row | None = None,
+    stage: Stage, chains: Sequence[Chain], state: Row, batch: Batch, together: Together, stale: Row | None = None
 ) -> tuple[Row, Info]:
     """One step: the rule's own on one chain, or the mean of the gradients of equal microbatches, each on a chain of its own.
 
-    together: runs the microbatches' jobs and returns what they give, in order. stale: the states that the step began with, if older.
+    stale: the states that the step began with, if older.
     """
     if len(chains) == 1:
         return whole_step(stage.rule, chains[0], state, batch, stale)
+    begun = state if stale is None else stale
+    grads, memory, info = batch_gradients(stage, chains, begun, batch, together)
+    return descended(stage.rule, chains[0], state, begun, grads, memory, info), info
+
+
+def batch_gradients(stage: Stage, chains: Sequence[Chain], begun: Row, batch: Batch, together: Together) -> tuple[Row, Row, Info]:
+    """The first half of a step, of a rule that has `gradients`: (gradients, memory, info). begun: the states that it begins with."""
+    if len(chains) == 1:
+        return stage.rule.gradients(chains[0], begun, batch)
     if any(block.observes for block in stage.blocks):
         raise RuleError(WHOLE_BATCH)
-    parts, begun = split_batch(batch, len(chains)), state if stale is None else stale
+    parts = split_batch(batch, len(chains))
     grads, memory, info = zip(
         *together([functools.partial(stage.rule.gradients, c, begun, p) for c, p in zip(chains, parts, strict=True)]),
         strict=True,
     )
     loss = chains[0].at_top(mean, *(part.loss for part in info))
-    return chains[0].map(descend, state, chains[0].map(mean, *grads), memory[-1]), Info(loss)
+    return chains[0].map(mean, *grads), memory[-1], Info(loss)
 
 
 def padded(part: Any, size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:

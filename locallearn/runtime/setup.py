@@ -13,11 +13,15 @@ import numpy as np
 
 from locallearn.block import Block
 from locallearn.chain import ABSENT, Chain, Row
-from locallearn.codec import Spec, exact, spec_of
+from locallearn.codec import Codec, Spec, exact, spec_of
+from locallearn.data.dataset import batches
 from locallearn.data.intake import PLAIN, Intake
+from locallearn.replicas import ALONE, Replicas
 from locallearn.rule import Batch, Message, Rule, block_keys, init_state, whole_step
+from locallearn.runtime.averaging import Shared, averaged, begin_agreement, of, plan_average, ring_memory
 from locallearn.runtime.intake import seen
 from locallearn.runtime.local import Plan, Planned
+from locallearn.runtime.ring import Deal, Memory, packet_specs
 from locallearn.runtime.stale import Timetable
 from locallearn.runtime.wiring import Wiring, initial_memory
 from locallearn.traffic import Channel, Traffic
@@ -29,13 +33,17 @@ CONTROL = {"decision": Message("control", "broadcast", "after each evaluation: g
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """One phase of a run: steps [start, stop) by one rule, in which some of the blocks learn."""
+    """One phase of a run: steps [start, stop) by one rule, in which some of the blocks learn.
+
+    average: the codec of what replicas average.
+    """
 
     rule: Rule
     blocks: tuple[Block, ...]
     wiring: Wiring
     start: int
     stop: int
+    average: Codec = field(default_factory=exact)
 
     @cached_property
     def evaluating(self) -> tuple[Block, ...]:
@@ -46,6 +54,11 @@ class Stage:
     def control(self) -> Wiring:
         """The wiring of the decisions of a run."""
         return Wiring(self.wiring.placement, CONTROL, {"decision": exact()})
+
+    def decision(self, replica: int) -> Channel:
+        """The channel on which a replica's top tells the next one's what was decided."""
+        top = self.wiring.placement[-1]
+        return Channel("decision", CONTROL["decision"].kind, top, top, replica, replica + 1)
 
     @property
     def lossless(self) -> Wiring:
@@ -82,7 +95,7 @@ class Setup:
     stop_accuracy, stop_bytes: end early at this validation accuracy, or before these bytes are passed. intake: how the examples of the
     split become what the bottom block sees. diagnostics: what is found out at evaluations besides (`locallearn.runtime.diagnostics`).
     clock: the timetable of so many steps of a stage between two evaluations, for runs that have a virtual clock. count: what bytes are
-    counted, one of `traffic.LEVELS`.
+    counted, one of `traffic.LEVELS`. batch: examples of one replica's step.
     """
 
     stages: tuple[Stage, ...]
@@ -97,6 +110,7 @@ class Setup:
     diagnostics: tuple[str, ...] = ()
     clock: Callable[[Stage, int], Timetable] | None = None
     count: str = "framed"
+    replicas: Replicas = ALONE
     _footprints: dict[Any, Footprint] = field(default_factory=dict, init=False, repr=False)
     _timetables: dict[tuple[int, int], Timetable] = field(default_factory=dict, init=False, repr=False)
 
@@ -122,14 +136,39 @@ class Setup:
 
         return Row(start(i, block) for i, block in enumerate(stage.blocks))
 
+    def indices(self, start: int, stop: int) -> np.ndarray:
+        """The examples of steps start to stop - 1, int32 [stop - start, replicas * batch]: each replica has its part, in order."""
+        return batches(self.seed, len(self.split.train.y), self.batch * self.replicas.count, start, stop)
+
+    def averages(self, stage: Stage, step: int) -> int:
+        """How many averages there are in a stage up to a step of it."""
+        length = stage.stop - stage.start
+        return 0 if self.replicas.count == 1 else self.replicas.averages(step - stage.start, length)
+
+    def due(self, stage: Stage, step: int) -> bool:
+        """Whether an average follows this step, or belongs to it."""
+        return self.replicas.count > 1 and self.replicas.due(step + 1 - stage.start, stage.stop - stage.start)
+
     def plan_step(self, stage: Stage) -> Footprint:
-        """What a training step sends: of all its microbatches together, but for the critical path, which is one's."""
+        """What a training step sends: of all its microbatches and replicas together, but for the critical path and channels, which are
+        those of one."""
 
         def make() -> Footprint:
             part = self._plan(stage, stage.wiring, stage.blocks, partial(whole_step, stage.rule), self.batch // self.microbatches)
-            return part._replace(traffic=part.traffic * self.microbatches)
+            traffic = part.traffic * self.microbatches
+            return part._replace(traffic=traffic.copied(self.replicas.count) if self.replicas.count > 1 else traffic)
 
         return self._once(("step", stage), make)
+
+    def plan_average(self, stage: Stage) -> Footprint:
+        """What an average of the replicas sends."""
+
+        def make() -> Footprint:
+            state = jax.eval_shape(lambda: init_state(stage.rule, stage.blocks, 0))
+            plan = plan_average(self.deal(stage), stage.blocks, stage.wiring, self.replicas, state)
+            return Footprint(plan.traffic.at(self.count), {}, plan.hops)
+
+        return self._once(("average", stage), make) if self.replicas.count > 1 else Footprint(Traffic().at(self.count), {}, 0)
 
     def plan_evaluation(self, stage: Stage) -> Footprint:
         """What the evaluation of one batch sends."""
@@ -138,10 +177,13 @@ class Setup:
         return self._once(("evaluation", stage), lambda: self._plan(stage, stage.wiring, blocks, predict, size, training=False))
 
     def plan_decision(self, stage: Stage) -> Footprint:
-        """What the decision after an evaluation sends."""
+        """What the decision after an evaluation sends: to each replica's top from the one before it, and down in each."""
         plan = Plan(stage.control)
         Chain(stage.blocks, plan).broadcast("decision", Planned(Spec((1,), jnp.uint8), len(stage.blocks) - 1))
-        return Footprint(plan.traffic.at(self.count), plan.channels, plan.hops)
+        traffic = plan.traffic.copied(self.replicas.count)
+        for replica in range(self.replicas.count - 1):
+            traffic.count(stage.decision(replica), 1)
+        return Footprint(traffic.at(self.count), plan.channels, plan.hops + self.replicas.count - 1)
 
     def evaluation_after(self, step: int) -> int:
         """The next evaluation: they are at the multiples of `evaluate_every` and at the end of each stage."""
@@ -195,12 +237,27 @@ class Setup:
                 decisions = stop // every - stage.start // every + (stop % every > 0)
                 total += (stop - stage.start) * self.plan_step(stage).traffic.bytes
                 total += decisions * self.plan_decision(stage).traffic.bytes
+                total += self.averages(stage, stop) * self.plan_average(stage).traffic.bytes
         return total
 
-    def memory(self, stage: Stage) -> list[dict[Channel, tuple[Any, Any]]]:
-        """(sender, receiver) of each channel before the stage, for each microbatch."""
+    def memory(self, stage: Stage, replica: int = 0) -> list[dict[Channel, tuple[Any, Any]]]:
+        """(sender, receiver) of each channel of a replica before the stage, for each microbatch."""
         channels = self.plan_step(stage).channels
-        return [initial_memory(stage.wiring, channels, self.seed + k) for k in range(self.microbatches)]
+        return [initial_memory(stage.wiring, channels, self.seed + k, replica) for k in range(self.microbatches)]
+
+    def deal(self, stage: Stage) -> Deal:
+        """How what replicas average is dealt out to them."""
+        return Deal(stage.average, self.replicas.count)
+
+    def ring_packets(self, stage: Stage) -> dict[int, tuple[Spec, ...]]:
+        """Shapes of what goes round the rings, by block, of those that take part."""
+        state = jax.eval_shape(lambda: init_state(stage.rule, stage.blocks, 0))
+        return {i: packet_specs(self.deal(stage), tree) for i, tree in averaged(stage.blocks, state).items()}
+
+    def ring_memory(self, stage: Stage) -> dict[int, Memory]:
+        """What the ends of the replicas' rings remember before the stage, by block, stacked over the replicas."""
+        state = jax.eval_shape(lambda: init_state(stage.rule, stage.blocks, 0))
+        return ring_memory(self.deal(stage), stage.blocks, state, self.seed)
 
     def _once(self, key: Any, make: Callable[[], Footprint]) -> Footprint:
         if key not in self._footprints:
@@ -230,6 +287,14 @@ class Setup:
         y, index, key = Spec((size,), jnp.int32), Spec((size,), jnp.int32), Spec((2,), jnp.uint32)
         owners = 0, len(stage.blocks) - 1, None, None
         return Batch(*(Planned(spec, owner, early=True) for spec, owner in zip((x, y, index, key), owners, strict=True)))
+
+
+def begin_shared(setup: Setup, stage: Stage, state: Row, replica: int = 0) -> Shared:
+    """What a replica shares at the start of a stage, of the blocks of its state that are here."""
+    pairs = zip(stage.blocks, state, strict=True)
+    agreement = Row(s if s is ABSENT else begin_agreement(b, s, replicas=setup.replicas) for b, s in pairs)
+    ring = {i: of(memory, replica) for i, memory in setup.ring_memory(stage).items() if state[i] is not ABSENT}
+    return Shared(agreement, ring)
 
 
 def rehearse(rule: Rule, blocks: Sequence[Block]) -> None:

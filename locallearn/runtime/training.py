@@ -217,6 +217,7 @@ class _Course:
         return Snapshot(step, self.seconds, self.session.traffic, self.session.snapshot(), self.losses, self.session.asides)
 
     def _finish(self, step: int) -> Finished:
+        self.session.conclude()
         test, lossless = self._accuracies(self.setup.split.test)
         return Finished(step, self.reason, test, lossless, self.session.snapshot(), self.session.traffic)
 

@@ -61,12 +61,13 @@ def choose_codecs(messages: Mapping[str, Message], chosen: Mapping[str, Codec], 
     return {name: chosen.get(name, chosen.get(message.kind, default)) for name, message in messages.items()}
 
 
-def initial_memory(wiring: Wiring, channels: Mapping[Channel, Spec], seed: int) -> dict[Channel, tuple[Any, Any]]:
-    """(sender, receiver) of every channel before training, a function of the seed and the channel's name alone."""
+def initial_memory(wiring: Wiring, channels: Mapping[Channel, Spec], seed: int, replica: int = 0) -> dict[Channel, tuple[Any, Any]]:
+    """(sender, receiver) of every channel of a replica before training, a function of the seed and the channel's name alone."""
     root = jax.random.fold_in(jax.random.PRNGKey(seed), 0xC0DEC)
+    root = jax.random.fold_in(root, replica) if replica else root
 
     def begin(channel: Channel, spec: Spec) -> tuple[Any, Any]:
-        key = jax.random.fold_in(root, zlib.crc32(repr(tuple(channel)).encode()))
+        key = jax.random.fold_in(root, zlib.crc32(repr(channel[:4]).encode()))
         return wiring.codecs[channel.message].init(spec, key)
 
     return {channel: begin(channel, spec) for channel, spec in channels.items()}

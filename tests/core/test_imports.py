@@ -12,7 +12,10 @@ import locallearn
 ROOT = Path(locallearn.__file__).parent
 CORE = {
     "locallearn." + name
-    for name in ("chain", "block", "rule", "codec", "traffic", "errors", "fields", "markers", "networks", "convolution", "search", "words")
+    for name in (
+        *("chain", "block", "rule", "codec", "traffic", "errors", "fields", "markers", "networks", "convolution"),
+        *("replicas", "search", "words"),
+    )
 }
 MAY = {
     "core": CORE,

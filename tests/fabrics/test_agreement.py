@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from locallearn.chain import Row
 from locallearn.runtime.framed import EagerSession
 from locallearn.runtime.fused import FusedSession, _steps
 from locallearn.runtime.wiring import cut
@@ -63,7 +64,9 @@ def program(setup):
     stage, data = setup.stages[0], setup.split.train
     index, keys = np.zeros((4, setup.batch), np.int32), np.zeros((4, 2), np.uint32)
     run = jax.jit(functools.partial(_steps, stage))
-    return run.lower((setup.begin(stage), setup.memory(stage)), data.x, data.y, index, keys, np.int32(0)).as_text()
+    carry = setup.begin(stage), setup.memory(stage), Row(() for _ in stage.blocks)
+    delays = np.zeros((4, len(stage.blocks)), np.int32)
+    return run.lower(carry, data.x, data.y, index, keys, delays, np.int32(0), np.int32(0)).as_text()
 
 
 def test_the_fused_result_does_not_depend_on_the_placement_bit_for_bit(begun, rule, fused):

@@ -11,7 +11,7 @@ from locallearn.report.networktimes import WIDE, Times
 from locallearn.report.summary import Group, foremost
 from locallearn.report.targets import Target
 from locallearn.report.web.elements import Html, bullets, details, named, section, table, tag, together
-from locallearn.traffic import ASIDE
+from locallearn.traffic import Traffic
 from locallearn.words import number, plural, size, span
 
 LINKS = 12
@@ -42,18 +42,16 @@ def _links(material: Material, groups: Sequence[Group]) -> Html:
     links = sorted({link for _, own in found for link in own})
     rows = [[named(material, group), *(size(own[link]) if link in own else "–" for link in links[:LINKS])] for group, own in found]
     more = tag("p", f"{plural(len(links) - LINKS, 'link')} more in result.json of each run.") if len(links) > LINKS else ""
-    return together([table(["", *(f"{src} → {dst}" for src, dst in links[:LINKS])], rows), more])
+    return together([table(["", *(f"{src} ring" if src == dst else f"{src} → {dst}" for src, dst in links[:LINKS])], rows), more])
 
 
 def _by_link(material: Material, group: Group) -> dict[tuple[int, int], float]:
-    """Framed bytes of training a step, of a group's first run."""
+    """Framed bytes of training a step, of a group's first run; of replicas' links and of those of a shard's ring the busiest."""
     result = material.read(group.runs[0], "result.json")
     steps = max(1, result.get("step", 1))
     found: dict[tuple[int, int], float] = {}
-    for channel in result.get("traffic", ()):
-        if channel["kind"] not in ASIDE:
-            link = channel["src"], channel["dst"]
-            found[link] = found.get(link, 0.0) + channel["framed"] / steps
+    for (src, dst, *_), amount in Traffic.of_rows(result.get("traffic", ())).by_link().items():
+        found[src, dst] = max(found.get((src, dst), 0.0), amount / steps)
     return found
 
 

@@ -1,0 +1,47 @@
+"""What the section `replicas` asks of the rule and of codecs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from locallearn.config.codecs import CodecSpec
+from locallearn.config.document import KeyPath
+from locallearn.config.mistakes import Mistake
+from locallearn.replicas import Replicas
+
+AVERAGED = "average"
+"""The message between replicas, as `codecs` names it; its kind is `weight`."""
+
+_UNSUITED = {
+    "reuse": "keeps rows about examples",
+    "difference": "is for values, and replicas send changes already",
+    "every": "would repeat the last change; give `replicas.average_every`",
+    "delayed": "would add changes to other parameters than they are changes of",
+}
+
+
+def between_replicas(
+    replicas: Replicas, rules: Sequence[tuple[KeyPath, Any]], codecs: Mapping[str, CodecSpec], schedule: Any
+) -> Iterator[Mistake]:
+    """A rule without gradients to average, codecs that changes and gradients cannot cross with, and a virtual clock."""
+    if replicas.count == 1:
+        return
+    if schedule is not None:
+        yield Mistake(("replicas", "count"), "value", "the virtual clock is that of one chain: leave `schedule` out")
+    if replicas.average == "gradients":
+        yield from _without_gradients(rules)
+    key = next(key for key in (AVERAGED, "weight", "default") if key in codecs)
+    for name, _ in codecs[key]:
+        if name in _UNSUITED:
+            add = "" if key == AVERAGED else f"; choose another for `{AVERAGED}`"
+            yield Mistake(("codecs", key), "value", f"what replicas average cannot cross with `{name}`, which {_UNSUITED[name]}{add}")
+
+
+def _without_gradients(rules: Sequence[tuple[KeyPath, Any]]) -> Iterator[Mistake]:
+    from locallearn.rule import Rule
+
+    for path, rule in rules:
+        if isinstance(rule, Rule) and type(rule).step is not Rule.step:
+            what = "this rule updates inside its step and has no gradients to average: take `average: parameters`"
+            yield Mistake(path if len(path) > 1 else ("replicas", "average"), "value", what)
