@@ -14,6 +14,10 @@ class UnknownNetwork(LocallearnError):
     exit_code = 2
 
 
+AHEAD = 8
+"""What follows from the batch alone, such as labels, leaves up to so many steps before its step, for each shard of the run."""
+
+
 class Network(NamedTuple):
     """up, down: bytes a second that a machine sends and receives, over all of its links together. latency: seconds."""
 

@@ -6,8 +6,8 @@ rate of the slower end; what arrives from several machines at once does not queu
 the runtime does, `ahead` steps.
 
 Two ways lead there. Where messages go round between shards, steps are replayed one after the other until they repeat themselves, which
-they do after a few. Where no message comes back, all steps of one shard are found at once, shard after shard: the pipeline of a network
-of 10,000 shards takes longer to fill than most trainings last.
+they do after a few. Where no message comes back but what is sent ahead, as many steps of one shard are found at once as that reaches, shard
+after shard: the pipeline of a network of 10,000 shards takes longer to fill than most trainings last.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from locallearn.network.graph import Event
-from locallearn.networks import Network
+from locallearn.networks import AHEAD, Network
 
 SAME = 1e-9
 """Steps repeat themselves when they differ by no more than this share."""
@@ -26,10 +26,12 @@ SETTLED = 3
 """So many steps in a row must repeat the one before."""
 
 
-def ends(events: Sequence[Event], network: Network, steps: int, ahead: int = 8) -> np.ndarray:
+def ends(events: Sequence[Event], network: Network, steps: int) -> np.ndarray:
     """When each step ends, in seconds from the start: [steps]."""
     order = upwards(events)
-    return _replayed(events, network, steps, ahead) if order is None else _pipelined(events, network, steps, order)
+    if order is None:
+        return _replayed(events, network, steps, AHEAD)  # shards that wait for each other come no further apart
+    return _pipelined(events, network, steps, order, AHEAD * len(order))
 
 
 def _replayed(events: Sequence[Event], network: Network, steps: int, ahead: int) -> np.ndarray:
@@ -77,49 +79,73 @@ def _repeats(found: Sequence[float]) -> bool:
     return abs(last - before) <= SAME * last
 
 
-def _pipelined(events: Sequence[Event], network: Network, steps: int, order: Sequence[int]) -> np.ndarray:
-    """All steps of a shard at once, from the shards that nobody sends to, upwards. What is early waits for nothing but its link."""
-    own: dict[int, list[int]] = {shard: [] for shard in order}
-    for k, event in enumerate(events):
-        own[event.shard].append(k)
-    done: dict[int, np.ndarray] = {}
-    end = np.zeros(steps)
-
-    def run(some: Sequence[int], costs: Sequence[float], delay: float = 0.0) -> None:
-        known = [[done[need] for need in events[k].needs if need in done and not events[k].early] for k in some]
-        ready = [np.maximum.reduce(times) if times else np.zeros(steps) for times in known]
-        for k, times in zip(some, _queue(ready, costs), strict=True):
-            done[k] = times + delay
-
-    for shard in order:
-        early = [k for k in own[shard] if events[k].early]
-        run(early, [network.seconds(events[k].cost) for k in early], network.latency)
-    for shard in order:
-        tasks = [k for k in own[shard] if events[k].to is None]
-        run(tasks, [events[k].cost for k in tasks])
-        end = np.maximum.reduce([end, *(done[k] for k in tasks)])
-        sends = [k for k in own[shard] if events[k].to is not None and not events[k].early]
-        run(sends, [network.seconds(events[k].cost) for k in sends], network.latency)
-        arrived = [need for k in tasks for need in events[k].needs if events[need].to == shard]
-        for k in (*tasks, *arrived):
-            done.pop(k, None)  # ten thousand shards times a thousand steps are not kept
-    return end
+def _pipelined(events: Sequence[Event], network: Network, steps: int, order: Sequence[int], ahead: int) -> np.ndarray:
+    """`ahead + 1` steps at a time, from the shards that nobody sends to, upwards: what is early waits for steps that are found already."""
+    pipeline = _Pipeline(events, network, order)
+    parts, own = [], {shard: np.zeros(1) for shard in order}
+    for first in range(0, steps, ahead + 1):
+        count = min(ahead + 1, steps - first)
+        own = pipeline.advance(count, {shard: np.resize(times, count) for shard, times in own.items()})
+        parts.append(np.maximum.reduce(list(own.values())))
+    return np.concatenate(parts)
 
 
-def _queue(ready: Sequence[np.ndarray], costs: Sequence[float]) -> list[np.ndarray]:
+class _Pipeline:
+    """The machines of a pipeline, which go on from where they were."""
+
+    def __init__(self, events: Sequence[Event], network: Network, order: Sequence[int]):
+        self.events, self.network, self.order = events, network, order
+        self.tasks: dict[int, list[int]] = {shard: [] for shard in order}
+        self.sends: dict[int, list[int]] = {shard: [] for shard in order}
+        self.early: dict[int, list[int]] = {shard: [] for shard in order}
+        for k, event in enumerate(events):
+            (self.early if event.early else self.tasks if event.to is None else self.sends)[event.shard].append(k)
+        self.free: dict[tuple[str, int], float] = {}
+
+    def advance(self, steps: int, earlier: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
+        """When each shard ends each of the next steps. earlier: when it ended those that lie `ahead + 1` steps before them."""
+        done: dict[int, np.ndarray] = {}
+        for shard in self.order:
+            self._run("early", shard, self.early[shard], [earlier[shard]] * len(self.early[shard]), done)
+        found = {}
+        for shard in self.order:
+            self._run("tasks", shard, self.tasks[shard], self._known(self.tasks[shard], done, steps), done)
+            found[shard] = done[self.tasks[shard][-1]] if self.tasks[shard] else np.zeros(steps)
+            self._run("sends", shard, self.sends[shard], self._known(self.sends[shard], done, steps), done)
+            arrived = [need for k in self.tasks[shard] for need in self.events[k].needs if self.events[need].to == shard]
+            for k in (*self.tasks[shard], *arrived):
+                done.pop(k, None)  # ten thousand shards times a thousand steps are not kept
+        return found
+
+    def _known(self, some: Sequence[int], done: dict[int, np.ndarray], steps: int) -> list[np.ndarray]:
+        """When what each of these events needs is there."""
+        times = [[done[need] for need in self.events[k].needs if need in done] for k in some]
+        return [np.maximum.reduce(each) if each else np.zeros(steps) for each in times]
+
+    def _run(self, what: str, shard: int, some: Sequence[int], ready: Sequence[np.ndarray], done: dict[int, np.ndarray]) -> None:
+        """On the shard's processor, or on its line."""
+        if not some:
+            return
+        sends = what != "tasks"
+        costs = [self.network.seconds(self.events[k].cost) if sends else self.events[k].cost for k in some]
+        times = _queue(ready, costs, self.free.get((what, shard), 0.0))
+        self.free[what, shard] = float(times[-1][-1])
+        done.update(zip(some, (each + self.network.latency for each in times) if sends else times, strict=True))
+
+
+def _queue(ready: Sequence[np.ndarray], costs: Sequence[float], free: float = 0.0) -> list[np.ndarray]:
     """When each of a list of tasks ends, in every step, on something that does one task at a time in this order, step after step.
 
-    ready: [steps] for each task. The end of a step's last task is e(s) = max(latest start of what remains(s), e(s-1) + all costs), a
-    running maximum once s times all costs is taken away.
+    ready: [steps] for each task. free: when it can begin. The end of a step's last task is e(s) = max(latest start of what remains(s),
+    e(s-1) + all costs), a running maximum once s times all costs is taken away.
     """
-    if not costs:
-        return []
     total = float(np.sum(costs))
     rest = np.cumsum(np.asarray(costs)[::-1])[::-1]
     latest = np.maximum.reduce([r + tail for r, tail in zip(ready, rest, strict=True)])
+    latest[0] = max(latest[0], free + total)
     ramp = total * np.arange(len(latest))
     last = np.maximum.accumulate(latest - ramp) + ramp
-    now = np.concatenate([[0.0], last[:-1]])
+    now = np.concatenate([[free], last[:-1]])
     done = []
     for r, cost in zip(ready, costs, strict=True):
         now = np.maximum(r, now) + cost

@@ -47,6 +47,8 @@ class Links:
     waited: seconds so far, by shard. place: where this shard listens.
     """
 
+    buffered = True
+
     def __init__(self, shard: int, host: str, life: int, secret: bytes, ports: tuple[int, int] | None = None, replay: int = REPLAY):
         self._shard, self._life, self._secret, self._replay = shard, life, secret, replay
         self._listener = listen(host, ports)

@@ -182,6 +182,7 @@ class Calls:
     """Ray knows who is gone."""
     beat_bytes = 0
     """What a call takes is Ray's affair."""
+    buffered = False
 
     def __init__(self, mailbox: Mailbox, outbox: Outbox, beat: Callable[[int, int], Any]):
         self.mailbox, self.outbox, self._say = mailbox, outbox, beat

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from locallearn.block import Block
 from locallearn.chain import ABSENT, Chain, Row
 from locallearn.codec import Codec, Context, Spec
+from locallearn.networks import AHEAD
 from locallearn.rule import split_batch
 from locallearn.runtime.cuts import Cuts
 from locallearn.runtime.endpoint import Endpoint
@@ -18,16 +19,23 @@ from locallearn.runtime.frame import TRAIN, Address
 from locallearn.runtime.framed import FramedSession
 from locallearn.runtime.handshake import Position
 from locallearn.runtime.local import Framed
-from locallearn.runtime.mailbox import WINDOW
 from locallearn.runtime.setup import Setup, Stage
 from locallearn.runtime.wiring import Wiring
 from locallearn.traffic import Channel, Traffic
+
+UNREAD = 32_768
+"""Bytes that a socket surely takes before anybody reads them."""
 
 Early = frozenset[tuple[int, Channel]]
 
 
 class Transport(Protocol):
-    """What carries the frames of one shard: `links.Links` (sockets) or `mailbox.Calls` (calls of Ray)."""
+    """What carries the frames of one shard: `links.Links` (sockets) or `mailbox.Calls` (calls of Ray).
+
+    buffered: whether a receiver has room for UNREAD bytes that nobody waits for yet, or only for so many frames.
+    """
+
+    buffered: bool
 
     def post(self, address: Address, data: bytes) -> None:
         """Send a frame; wait where the receiver is far behind."""
@@ -116,8 +124,21 @@ class PeersSession(FramedSession):
         super().enter(stage)
         self._sent_ahead: dict[int, Traffic] = {}
         self._early = frozenset(one for one in self.setup.plan_step(stage).early if one[1].src == self.shards[0])
-        self._reach = WINDOW // 3 // max(Counter(channel.dst for _, channel in self._early).values(), default=1)
+        self._reach = self._ahead_at_most(Counter(channel.dst for _, channel in self._early))
         self._left = stage.start
+
+    def _ahead_at_most(self, frames: Counter[int]) -> int:
+        """How many steps ahead of its step may leave what follows from a batch. frames: of one microbatch, by the shard they go to.
+
+        The longer the chain, the further its bottom is ahead of its top. But what is not read yet must find room at the receiver: shards
+        that wait for each other to make room would wait for ever.
+        """
+        least = max(1, AHEAD // max(frames.values(), default=1))
+        if not frames or not self._transport.buffered:
+            return least
+        sent = self.setup.plan_step(self.stage).traffic
+        size = max(sum(sent.framed(c) for c in {c for _, c in self._early} if c.dst == shard) for shard in frames)
+        return max(least, min(AHEAD * self.stage.wiring.shards, UNREAD // size))
 
     def fabric(self, wiring: Wiring, slot: int, specs: Mapping[Channel, Spec], context: Context, stream: tuple[int, int]) -> Framed:
         """The neighbours are elsewhere."""

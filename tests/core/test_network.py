@@ -110,7 +110,7 @@ def test_a_pipeline_is_what_replaying_it_finds(rule, net):
     events = [event._replace(needs=tuple(renumber[n] for n in event.needs if n in renumber)) for event in events]
     order = upwards(events)
     assert order is not None
-    np.testing.assert_allclose(_pipelined(events, net, 40, order), _replayed(events, net, 40, 8), rtol=1e-9)
+    np.testing.assert_allclose(_pipelined(events, net, 40, order, 7), _replayed(events, net, 40, 8), rtol=1e-9)
 
 
 def test_what_comes_down_is_no_pipeline():

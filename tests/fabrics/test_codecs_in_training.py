@@ -52,6 +52,8 @@ CASES = {
 class Post:
     """Carries frames from thread to thread, by address."""
 
+    buffered = False
+
     def __init__(self):
         self._frames, self._came = {}, threading.Condition()
 
