@@ -189,20 +189,29 @@ def _statistics(rule: Any, blocks: Sequence[Any], path: KeyPath, train: Train | 
 
 def _staleness(rule: Any, blocks: Sequence[Any], placement: tuple[int, ...], path: KeyPath, found: Mapping[str, Any]) -> Iterator[Mistake]:
     """Steps that are to overlap, of a rule whose steps cannot."""
-    schedule, codecs = found.get("schedule"), found["codecs"]
+    schedule = found.get("schedule")
     if schedule is None or not schedule.staleness:
         return
+    batch = found["train"].batch if "train" in found else 1
+    why = _unsuited(rule, tuple(blocks), placement, tuple(found["codecs"].items()), batch)
+    if why:
+        place = path if len(path) > 1 else ("schedule", "staleness")
+        yield Mistake(place, "value", f"the steps of this rule cannot overlap: {why}")
+
+
+@functools.lru_cache(maxsize=64)
+def _unsuited(
+    rule: Any, blocks: tuple[Any, ...], placement: tuple[int, ...], codecs: tuple[tuple[str, Any], ...], batch: int
+) -> str | None:
+    """For the many runs of a sweep that share all of these."""
     from locallearn.codec import build
     from locallearn.network.timetable import unsuited
     from locallearn.runtime.setup import Stage
     from locallearn.runtime.wiring import Wiring, choose_codecs
 
-    chosen = {key: build(spec) for key, spec in codecs.items() if key != "default"}
-    wiring = Wiring(placement, rule.messages, choose_codecs(rule.messages, chosen, build(codecs["default"])))
-    why = unsuited(Stage(rule, tuple(blocks), wiring, 0, 1), found["train"].batch if "train" in found else 1)
-    if why:
-        place = path if len(path) > 1 else ("schedule", "staleness")
-        yield Mistake(place, "value", f"the steps of this rule cannot overlap: {why}")
+    chosen = {key: build(spec) for key, spec in codecs}
+    wiring = Wiring(placement, rule.messages, choose_codecs(rule.messages, chosen, chosen["default"]))
+    return unsuited(Stage(rule, blocks, wiring, 0, 1), batch)
 
 
 def _block_numbers(train: Train, count: int) -> Iterator[Mistake]:
