@@ -174,15 +174,28 @@ class ShardActor:
 
     def _train(self, transport: Any, cuts: Any, make_setup: Callable[[], Any], resume: Any, keep_seconds: float) -> None:
         from locallearn.runtime.peers import PeersSession
-        from locallearn.runtime.training import train
+        from locallearn.runtime.telling import Diary, Numbers
+        from locallearn.runtime.training import Compiled, train
 
+        run = (ray.get_runtime_context().get_actor_name() or "").split(":")[1:2] or ["run"]
+        diary, numbers = Diary(self._shard), Numbers(run[0], self._shard)
+        waited = lambda: sum(dict(transport.waited).values())  # noqa: E731
         events, session, asides = self._events, self._session, resume.asides if resume else 0
         if session is None:
             session = self._session = PeersSession(make_setup(), self._shard, transport, cuts, asides)
         else:
             session.rewind(transport, cuts, asides)
-        for event in train(session, resume, keep_seconds, cuts=cuts):
-            events.append(event)
+        try:
+            for event in train(session, resume, keep_seconds, cuts=cuts):
+                events.append(event)
+                diary.event(event)
+                if isinstance(event, Compiled):
+                    numbers.begin(session.traffic, event.step, waited())
+                else:
+                    numbers.tell(session.traffic, event.step, waited())
+        except BaseException as error:
+            diary.write(session.step, _one_line(error))
+            raise
 
 
 def _one_line(error: BaseException) -> str:

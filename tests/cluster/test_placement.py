@@ -17,6 +17,7 @@ from locallearn.runtime.placement import Cluster, Node, Place, Seat, Share, Unpl
 from locallearn.runtime.training import train
 
 CORES = (3, 5, 6, 7)
+FAST = {"metrics_report_interval_ms": 500}
 
 # what a file may ask for
 
@@ -136,7 +137,7 @@ def test_who_finds_no_place_learns_what_was_asked_for_and_what_there_is():
 @pytest.fixture(scope="module")
 def address():
     """Of a Ray of three nodes, each with four CPUs and one of them with a rack; this process has joined it."""
-    machines = Machines(initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False})
+    machines = Machines(initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False, "_system_config": FAST})
     machines.add_node(num_cpus=4)
     machines.add_node(num_cpus=4, resources={"rack": 1})
     ray.init(address=machines.address, log_to_driver=False, logging_level="ERROR")
