@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from locallearn.block import Block
 from locallearn.codec import build
 from locallearn.config.run import Config
-from locallearn.data.dataset import Dataset, split
+from locallearn.data.dataset import Arrays, Dataset, split
+from locallearn.data.intake import Intake
 from locallearn.errors import ConfigError, Problem, RuleError
 from locallearn.rule import Rule
 from locallearn.runtime.ring import AVERAGE, MESSAGES
@@ -28,16 +29,36 @@ def load_data(source: Any) -> Dataset:
     return source.load() if hasattr(source, "load") else source
 
 
+class Found(NamedTuple):
+    """Data as a run uses it: of what shape, and its parts."""
+
+    example_shape: tuple[int, ...]
+    classes: int
+    intake: Intake
+    parts: Split
+
+
+def find(config: Config, load: Callable[[Any], Dataset] = load_data, tested: bool = True) -> Found:
+    """Read and split the data. The arguments are those of `prepare`."""
+    dataset = load(config.data)
+    parts = split(dataset, config.validation)
+    test = parts.test if tested else parts.test.take(np.arange(0))
+    return Found(dataset.example_shape, dataset.classes, dataset.intake, Split(parts.train, parts.validation, test))
+
+
 def prepare(config: Config, load: Callable[[Any], Dataset] = load_data, tested: bool = True) -> Setup:
     """Everything that the run needs.
 
     load: how its data gets into memory, such as a function that remembers it for the next run. tested: without, there is no test set.
     """
-    dataset = load(config.data)
-    parts = split(dataset, config.validation)
-    examples = len(parts.train.y)
+    return arrange(config, find(config, load, tested))
+
+
+def arrange(config: Config, found: Found) -> Setup:
+    """The same, with data that was found already."""
+    examples = len(found.parts.train.y)
     together = config.train.batch * config.replicas.count
-    blocks = config.model.blocks(dataset.example_shape, dataset.classes)
+    blocks = config.model.blocks(found.example_shape, found.classes)
     count = len(config.placement.held(blocks, config.rule)[0])
     phases, lengths = config.train.parts(count), config.train.lengths(examples, count, config.replicas.count)
     stages = tuple(
@@ -46,14 +67,14 @@ def prepare(config: Config, load: Callable[[Any], Dataset] = load_data, tested: 
     )
     setup = Setup(
         stages=stages,
-        split=Split(parts.train, parts.validation, parts.test if tested else parts.test.take(np.arange(0))),
+        split=found.parts,
         batch=config.train.batch,
         evaluate_every=config.train.evaluate_every or max(1, examples // together),
         seed=config.seed,
         microbatches=config.train.microbatches,
         stop_accuracy=config.stop.accuracy,
         stop_bytes=config.stop.bytes,
-        intake=dataclasses.replace(dataset.intake, augment=config.augment),
+        intake=dataclasses.replace(found.intake, augment=config.augment),
         diagnostics=config.diagnostics,
         clock=_clock(config),
         count=config.count,
@@ -61,6 +82,47 @@ def prepare(config: Config, load: Callable[[Any], Dataset] = load_data, tested: 
     )
     _afford(setup)
     return setup
+
+
+@dataclasses.dataclass(frozen=True)
+class Making:
+    """How each process of a run makes its Setup. Data is read where it is used: examples at the bottom, labels at the top.
+
+    shapes: of x in the three parts of the data, with their dtype; what is not here has these shapes and takes no memory.
+    """
+
+    config: Config
+    tested: bool
+    shards: int
+    intake: Intake
+    shapes: tuple[tuple[tuple[int, ...], str], ...]
+
+    @classmethod
+    def of(cls, config: Config, setup: Setup, tested: bool = True) -> Making:
+        """From the Setup of a process that has read everything."""
+        shapes = tuple((part.x.shape, part.x.dtype.str) for part in setup.split)
+        return cls(config, tested, setup.stages[0].wiring.shards, setup.intake, shapes)
+
+    def __call__(self) -> Setup:
+        """With all data."""
+        return prepare(self.config, tested=self.tested)
+
+    def of_shard(self, shard: int) -> Setup:
+        """With the data that one shard uses. Top and bottom need the labels to split by, and so read the whole set."""
+        bottom, top = shard == 0, shard == self.shards - 1
+        absent = Split(*(Arrays(_absent(shape, dtype), _absent(shape[:1], "<i4")) for shape, dtype in self.shapes))
+        if not bottom and not top:
+            data = self.config.data
+            return arrange(self.config, Found(tuple(data.example_shape), data.classes, self.intake, absent))
+        found = find(self.config, tested=self.tested)
+        pairs = zip(found.parts, absent, strict=True)
+        parts = Split(*(Arrays(part.x if bottom else blank.x, part.y if top else blank.y) for part, blank in pairs))
+        return arrange(self.config, found._replace(parts=parts))
+
+
+def _absent(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """Zeros of a shape that share one place in memory."""
+    return np.broadcast_to(np.zeros((), dtype), shape)
 
 
 def _clock(config: Config) -> Callable[[Stage, int], Timetable] | None:

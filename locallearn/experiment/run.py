@@ -6,7 +6,6 @@ import math
 import traceback
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from locallearn.experiment.files import NoRoom
 from locallearn.experiment.lines import Lines
 from locallearn.experiment.lock import Held, Lock
 from locallearn.experiment.planning import plan
-from locallearn.experiment.prepare import load_data, prepare
+from locallearn.experiment.prepare import Making, load_data, prepare
 from locallearn.experiment.provenance import commit, now, provenance, relative, versions
 from locallearn.experiment.record import record_of, stage_at
 from locallearn.experiment.result import Result, load
@@ -232,7 +231,7 @@ def _events(config: Config, how: How, setup: Setup, resume: Snapshot | None, kee
 
     network = parse_network(how.network) if how.network else None
     yield from train_on_ray(
-        partial(prepare, config, tested=how.tested),
+        Making.of(config, setup, how.tested),
         resume=resume,
         address=how.address,
         keep_seconds=keep_seconds,

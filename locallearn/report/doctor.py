@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib.metadata
+import ipaddress
 import os
 import platform
 import shutil
 import socket
 import tempfile
 import textwrap
-from collections.abc import Callable
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from locallearn.words import size
@@ -30,6 +32,7 @@ def examine(runs: Path) -> list[Finding]:
         _temporary,
         _ray_address,
         _other_ray,
+        _dashboards,
     ]
     return [look() for look in looks]
 
@@ -113,15 +116,51 @@ def _ray_address() -> Finding:
     return True, f"RAY_ADDRESS is {address}, which answers"
 
 
-def _other_ray() -> Finding:
-    servers = []
-    for folder in Path("/proc").glob("[0-9]*"):
+def _processes(proc: Path = Path("/proc")) -> Iterator[tuple[str, list[str]]]:
+    """(number, command line) of each process of this machine."""
+    for folder in proc.glob("[0-9]*"):
         try:
-            command = (folder / "cmdline").read_bytes()
+            yield folder.name, (folder / "cmdline").read_text(errors="replace").split("\0")
         except OSError:
             continue
-        if b"gcs_server" in command.partition(b"\0")[0]:
-            servers.append(folder.name)
+
+
+def _other_ray() -> Finding:
+    servers = [number for number, words in _processes() if "gcs_server" in words[0]]
     if servers:
         return True, f"another Ray runs on this machine (process {', '.join(servers)}); it is left alone unless --address names it"
     return True, "no other Ray runs on this machine"
+
+
+def _dashboards(processes: Iterable[tuple[str, list[str]]] | None = None) -> Finding:
+    """Whoever reaches a dashboard of Ray can run any program as its user, unless it asks for a token."""
+    seen = []
+    for number, words in _processes() if processes is None else processes:
+        if not any(word.endswith("dashboard/dashboard.py") for word in words):
+            continue
+        options = dict(word.removeprefix("--").split("=", 1) for word in words if word.startswith("--") and "=" in word)
+        host, port = options.get("host", "127.0.0.1"), options.get("port", "8265")
+        if not _loopback(host) and _lets_in(host, port):
+            return False, (
+                f"the dashboard of a Ray (process {number}) listens on {host}:{port}, beyond this machine, and asks for no token: whoever "
+                "reaches it can run programs here. Start Ray with RAY_AUTH_MODE=token, or with --dashboard-host=127.0.0.1"
+            )
+        seen.append(f"{host}:{port}")
+    return True, f"dashboards of Ray: {', '.join(seen)}, closed to strangers" if seen else "no dashboard of Ray is open to strangers"
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _lets_in(host: str, port: str) -> bool:
+    """Whether it shows its jobs to somebody without a token."""
+    reached = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"http://{reached}:{port}/api/jobs/", timeout=3) as answer:
+            return answer.status == 200
+    except OSError:  # refused (401, 403), or nobody answers
+        return False

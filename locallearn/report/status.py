@@ -59,11 +59,10 @@ class Status:
     def _plans(self) -> dict[Path, Mapping[str, Any]]:
         """Every sweep.yaml at most one level below."""
         paths = [self.root / "sweep.yaml", *sorted(self.root.glob("*/sweep.yaml"))]
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         for path in (path for path in paths if path.exists()):
             written = path.stat().st_mtime
             if self._read.get(path.parent, (None,))[0] != written:
-                self._read[path.parent] = written, yaml.load(path.read_text(), Loader=loader) or {}
+                self._read[path.parent] = written, yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
         return {folder: plan for folder, (_, plan) in self._read.items()}
 
     def _planned(self) -> Iterator[tuple[Path, str]]:

@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ray
@@ -60,8 +60,9 @@ class ShardActor:
         """Where this shard came to sit."""
         return seat()
 
-    def sit(self, share: Share) -> None:
-        """What it may compute on; JAX comes after this."""
+    def sit(self, share: Share, environment: Mapping[str, str]) -> None:
+        """What it may compute on, and what it is to know of its surroundings; JAX comes after this."""
+        os.environ.update(environment)
         sit(share)
         import jax
 
@@ -182,7 +183,7 @@ class ShardActor:
         waited = lambda: sum(dict(transport.waited).values())  # noqa: E731
         events, session, asides = self._events, self._session, resume.asides if resume else 0
         if session is None:
-            session = self._session = PeersSession(make_setup(), self._shard, transport, cuts, asides)
+            session = self._session = PeersSession(_made(make_setup, self._shard), self._shard, transport, cuts, asides)
         else:
             session.rewind(transport, cuts, asides)
         try:
@@ -196,6 +197,11 @@ class ShardActor:
         except BaseException as error:
             diary.write(session.step, _one_line(error))
             raise
+
+
+def _made(make_setup: Any, shard: int) -> Any:
+    """A shard's own setup, where one is made for each: it reads only the data that the shard uses."""
+    return make_setup.of_shard(shard) if hasattr(make_setup, "of_shard") else make_setup()
 
 
 def _one_line(error: BaseException) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 import ray
 from ray import exceptions
 
+from locallearn.data import files
 from locallearn.errors import NoRay, ShardLost
 from locallearn.networks import Network
 from locallearn.runtime.actors import ShardActor
@@ -55,7 +56,7 @@ def train_on_ray(
     An actor that dies is replaced, and all go on from the last snapshot. Raises ShardLost where that does not help, LocallearnError when a
     shard fails by itself or cannot be placed.
     """
-    shards = make_setup().stages[0].wiring.shards
+    shards = getattr(make_setup, "shards", None) or make_setup().stages[0].wiring.shards
     with Crew(shards, address=address, transport=transport, name=name, cluster=cluster) as crew:
         yield from crew.train(make_setup, resume, keep_seconds, network)
 
@@ -231,8 +232,13 @@ class Crew:
             raise Unplaced(unplaced(self.cluster, self.shards, patience))
         self._seats.update(zip(hired, self._all(waiting, hired), strict=True))
         dealt = shares([self._seats[k] for k in range(self.shards)], self.cluster)
-        self._all([self.actors[k].sit.remote(dealt[k]) for k in hired], hired)
+        self._all([self.actors[k].sit.remote(dealt[k], _passed_on()) for k in hired], hired)
         return [self._seats[k].process for k in hired]
+
+
+def _passed_on() -> dict[str, str]:
+    """What of this process's environment holds for actors on other nodes, too: where the data lies."""
+    return {files.VARIABLE: os.path.abspath(os.path.expanduser(os.environ[files.VARIABLE]))} if os.environ.get(files.VARIABLE) else {}
 
 
 def _reason(error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 import os
 
-os.environ["RAY_raylet_start_wait_time_s"] = "120"  # a busy machine starts a node slowly
+os.environ["RAY_raylet_start_wait_time_s"] = "120"  # noqa: SIM112 (a busy machine starts a node slowly)
 
 import contextlib
 import secrets
@@ -51,9 +51,9 @@ class Processes:
         self.temporary = tempfile.mkdtemp(prefix="ll")
         self._node("--head", *self._head, f"--temp-dir={self.temporary}")
         self._wait(self._answers)
-        for _ in range(workers):
+        for there in range(1, workers + 1):  # one after the other: two at once may take the same socket
             self.add()
-        self._wait(lambda: self._count() == workers + 1)
+            self._wait(lambda there=there: self._count() == there + 1)
 
     def add(self, *options):
         """One more worker node."""

@@ -1,6 +1,5 @@
 """Where shards live: what they reserve and on which nodes, the cores that they compute on, and what is said where there is no place."""
 
-import functools
 import subprocess
 import sys
 
@@ -9,8 +8,9 @@ import ray
 from ray.cluster_utils import Cluster as Machines
 
 from locallearn.config.run import resolve, write_yaml
+from locallearn.data.dataset import Dataset
 from locallearn.errors import ConfigError
-from locallearn.experiment.prepare import prepare
+from locallearn.experiment.prepare import Making, prepare
 from locallearn.runtime.cluster import Crew
 from locallearn.runtime.framed import EagerSession
 from locallearn.runtime.placement import Cluster, Node, Place, Seat, Share, Unplaced, shares, told
@@ -131,6 +131,45 @@ def test_who_finds_no_place_learns_what_was_asked_for_and_what_there_is():
     assert "and 190 more nodes" in many
 
 
+# data is read where it is used
+
+
+class Counting:
+    """A data set that notes how often it is read."""
+
+    name, classes, example_shape, train_size, test_size = "counting", 3, (12,), 60, 17
+
+    def __init__(self, split):
+        self.reads = 0
+        self._whole = Dataset.of("counting", split.train, split.test)
+
+    def load(self):
+        self.reads += 1
+        return self._whole
+
+
+def test_only_the_ends_read_data_and_each_keeps_its_own(tiny_split):
+    data = Counting(tiny_split)
+    config = resolve({**RUN, "model": {"name": "mlp", "widths": [12, 8, 7, 3], "shards": 3}, "data": {"name": data, "validation": 11}})
+    whole = prepare(config)
+    making = Making.of(config, whole)
+    data.reads = 0
+    bottom, middle, top = (making.of_shard(k) for k in range(3))
+    assert data.reads == 2
+    for k, part in enumerate(whole.split):
+        assert bottom.split[k].x.tobytes() == part.x.tobytes()
+        assert top.split[k].y.tobytes() == part.y.tobytes()
+        for absent in (bottom.split[k].y, middle.split[k].x, middle.split[k].y, top.split[k].x):
+            assert not absent.any()
+            assert set(absent.strides) <= {0}, "no memory for what is not here"
+    for setup in (bottom, middle, top):
+        assert [(p.x.shape, p.x.dtype, p.y.shape, p.y.dtype) for p in setup.split] == [
+            (p.x.shape, p.x.dtype, p.y.shape, p.y.dtype) for p in whole.split
+        ]
+        assert setup.plan_step(setup.stages[0]).traffic == whole.plan_step(whole.stages[0]).traffic
+        assert (setup.evaluation_batch, setup.evaluate_every, setup.intake) == (whole.evaluation_batch, whole.evaluate_every, whole.intake)
+
+
 # three nodes
 
 
@@ -168,8 +207,9 @@ def test_a_shard_on_each_node_gives_the_result_of_one_process(address):
     config = resolve({**RUN, "cluster": {"spread": "strict"}})
     with Crew(3, address=address, cluster=config.cluster, name="some") as crew:
         assert len({seat.machine for seat in ray.get([actor.seat.remote() for actor in crew.actors])}) == 3
-        theirs = list(crew.train(functools.partial(prepare, config)))[-1]
-    ours = list(train(EagerSession(prepare(config))))[-1]
+        setup = prepare(config)
+        theirs = list(crew.train(Making.of(config, setup)))[-1]
+    ours = list(train(EagerSession(setup)))[-1]
     assert all(a.tobytes() == b.tobytes() for x, y in zip(theirs.shards, ours.shards, strict=True) for a, b in zip(x, y, strict=True))
     assert theirs.traffic == ours.traffic
 
