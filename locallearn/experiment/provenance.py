@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import functools
 import importlib.metadata
+import os
 import platform
 import shlex
 import socket
@@ -48,7 +49,15 @@ def relative(word: str) -> str:
     path = Path(word)
     if not path.is_absolute():
         return word
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else path.name
+    return str(path.relative_to(here())) if path.is_relative_to(here()) else path.name
+
+
+def here() -> Path:
+    """The working directory, or where it was: a cluster may remove that of a job before the job has ended."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return Path(os.environ.get("PWD", "/"))
 
 
 @functools.cache

@@ -19,7 +19,7 @@ from locallearn.experiment.lines import Lines
 from locallearn.experiment.lock import Held, Lock
 from locallearn.experiment.planning import plan
 from locallearn.experiment.prepare import Making, load_data, prepare
-from locallearn.experiment.provenance import commit, now, provenance, relative, versions
+from locallearn.experiment.provenance import commit, here, now, provenance, relative, versions
 from locallearn.experiment.record import record_of, stage_at
 from locallearn.experiment.result import Result, load
 from locallearn.experiment.store import FAILED, FINISHED, SUFFIX, Store, move_away
@@ -293,7 +293,7 @@ def failure_of(error: BaseException, store: Store) -> dict[str, Any]:
     """The error as plain data, for failure.json."""
     records = store.records()
     text = "".join(traceback.format_exception(error))
-    for root in (Path.cwd(), Path(__file__).parents[2]):
+    for root in (here(), Path(__file__).parents[2]):
         text = text.replace(f"{root}/", "")
     return {
         "type": type(error).__name__,

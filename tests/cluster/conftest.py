@@ -40,27 +40,28 @@ class Processes:
         self.environment = {**kept, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "HOME": str(folder / "home")}
         self.environment |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "RAY_worker_niceness": "0"}
         (folder / "home").mkdir()
-        self.nodes, self.temporary = [], ""
+        self.nodes, self.temporary = [], []
         self.gcs, dashboard, self.metrics = free_port(), free_port(), free_port()
         self.url, self.address = f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{self.gcs}"
         self._head = [f"--port={self.gcs}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1", "--include-dashboard=true"]
         self._head += [f"--dashboard-agent-listen-port={free_port()}", f"--metrics-export-port={self.metrics}"]
 
     def start(self, workers):
-        # A short path: Ray's sockets lie below it, and the system allows them 107 characters.
-        self.temporary = tempfile.mkdtemp(prefix="ll")
-        self._node("--head", *self._head, f"--temp-dir={self.temporary}")
+        self._node("--head", *self._head)
         self._wait(self._answers)
-        for there in range(1, workers + 1):  # one after the other: two at once may take the same socket
+        for _ in range(workers):
             self.add()
-            self._wait(lambda there=there: self._count() == there + 1)
+        self._wait(lambda: self._count() == workers + 1)
 
     def add(self, *options):
         """One more worker node."""
         self._node(f"--address={self.address}", f"--dashboard-agent-listen-port={free_port()}", *options)
 
     def _node(self, *options):
-        words = [*RAY, "start", "--block", "--num-cpus=1", "--disable-usage-stats", "--object-store-memory=80000000", *options]
+        # Nodes that share a folder take each other's sockets, and remove each other's files. The path is short, for sockets lie below it.
+        self.temporary.append(tempfile.mkdtemp(prefix="ll"))
+        own = ["--num-cpus=1", "--disable-usage-stats", "--object-store-memory=80000000", f"--temp-dir={self.temporary[-1]}"]
+        words = [*RAY, "start", "--block", *own, *options]
         with (self.folder / f"node-{len(self.nodes)}.log").open("wb") as log:
             self.nodes.append(subprocess.Popen(words, env=self.environment, stdout=log, stderr=log, start_new_session=True))
 
@@ -106,17 +107,19 @@ class Processes:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
             time.sleep(0.2)
-        shutil.rmtree(self.temporary, ignore_errors=True)
+        for folder in self.temporary:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def left(self):
-        """Processes whose command line or environment names this cluster's own folder."""
+        """Processes whose command line or environment names this cluster's own folders."""
+        marks = [folder.encode() for folder in (*self.temporary, str(self.folder / "token"))]
         found = []
         for place in Path("/proc").glob("[0-9]*"):
             if int(place.name) == os.getpid():
                 continue
             with contextlib.suppress(OSError):
                 told = (place / "cmdline").read_bytes() + (place / "environ").read_bytes()
-                if self.temporary.encode() in told or str(self.folder / "token").encode() in told:
+                if any(mark in told for mark in marks):
                     found.append(int(place.name))
         return found
 

@@ -1,7 +1,10 @@
 """Where shards live: what they reserve and on which nodes, the cores that they compute on, and what is said where there is no place."""
 
+import re
 import subprocess
 import sys
+import time
+import urllib.request
 
 import pytest
 import ray
@@ -17,7 +20,6 @@ from locallearn.runtime.placement import Cluster, Node, Place, Seat, Share, Unpl
 from locallearn.runtime.training import train
 
 CORES = (3, 5, 6, 7)
-FAST = {"metrics_report_interval_ms": 500}
 
 # what a file may ask for
 
@@ -176,13 +178,16 @@ def test_only_the_ends_read_data_and_each_keeps_its_own(tiny_split):
 @pytest.fixture(scope="module")
 def address():
     """Of a Ray of three nodes, each with four CPUs and one of them with a rack; this process has joined it."""
-    machines = Machines(initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False, "_system_config": FAST})
+    patch = pytest.MonkeyPatch()
+    patch.setenv("RAY_metrics_report_interval_ms", "500")
+    machines = Machines(initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False})
     machines.add_node(num_cpus=4)
     machines.add_node(num_cpus=4, resources={"rack": 1})
     ray.init(address=machines.address, log_to_driver=False, logging_level="ERROR")
     yield machines.address
     ray.shutdown()
     machines.shutdown()
+    patch.undo()
 
 
 @ray.remote
@@ -209,9 +214,30 @@ def test_a_shard_on_each_node_gives_the_result_of_one_process(address):
         assert len({seat.machine for seat in ray.get([actor.seat.remote() for actor in crew.actors])}) == 3
         setup = prepare(config)
         theirs = list(crew.train(Making.of(config, setup)))[-1]
+        told = scraped(lambda found: sum(found.values()) >= sum(theirs.traffic.by_kind().values()))
     ours = list(train(EagerSession(setup)))[-1]
     assert all(a.tobytes() == b.tobytes() for x, y in zip(theirs.shards, ours.shards, strict=True) for a, b in zip(x, y, strict=True))
     assert theirs.traffic == ours.traffic
+    assert told == {(c.message, c.kind, f"{c.src}>{c.dst}", str(c.src)): theirs.traffic.framed(c) for c in theirs.traffic.messages}
+
+
+def scraped(enough):
+    """What a Prometheus fetches from the three nodes: bytes by message, kind, link and shard, as soon as they are `enough`."""
+    deadline = time.monotonic() + 60
+    while True:
+        lines = []
+        for node in ray.nodes():
+            with urllib.request.urlopen(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics", timeout=10) as answer:
+                lines += answer.read().decode().splitlines()
+        found = {}
+        for line in lines:
+            if line.startswith("ray_locallearn_sent_bytes_total{"):
+                tags = dict(re.findall(r'(\w+)="([^"]*)"', line))
+                assert tags["run"] == "some"
+                found[tags["message"], tags["kind"], tags["link"], tags["shard"]] = float(line.rsplit(" ", 1)[1])
+        if enough(found) or time.monotonic() > deadline:
+            return found
+        time.sleep(0.5)
 
 
 @on_ray

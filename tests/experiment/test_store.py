@@ -12,7 +12,7 @@ import pytest
 
 from locallearn.experiment.files import StoreError, read_json, write_json, write_whole
 from locallearn.experiment.lock import Lock, holder_of
-from locallearn.experiment.provenance import command, relative
+from locallearn.experiment.provenance import command, here, relative
 from locallearn.experiment.store import Store, move_away, run_directories
 
 CONFIG = {"rule": {"name": "backprop", "rate": 1.0}, "train": {"steps": None, "sizes": [1, 2]}, "seed": 0}
@@ -191,3 +191,15 @@ def test_commands_hold_no_absolute_paths(tmp_path, monkeypatch):
     words = ["/opt/venv/bin/locallearn", "run", f"{tmp_path}/x.yaml", "--runs", "/elsewhere/runs", "--set", "a=b c"]
     assert command(words) == "locallearn run x.yaml --runs runs --set 'a=b c'"
     assert relative("plain") == "plain"
+
+
+def test_a_working_directory_that_was_removed_is_no_failure(tmp_path, monkeypatch):
+    """Ray may remove a job's before the job has ended."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    monkeypatch.setenv("PWD", str(gone))
+    gone.rmdir()
+    assert here() == gone
+    assert relative(str(gone / "runs" / "a")) == "runs/a"
+    assert relative("/elsewhere/b") == "b"
