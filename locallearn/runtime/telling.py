@@ -10,36 +10,13 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
 from typing import Any
 
-from locallearn.runtime.frame import Address
 from locallearn.runtime.training import Compiled, Evaluated, Event, Finished, Snapshot
 from locallearn.traffic import Channel, Traffic
 from locallearn.words import decimal, duration, size
 
 LINK = ("run", "shard", "message", "kind", "link")
-
-
-class Timed:
-    """A transport that knows how long it was waited for. It has whatever else the transport has.
-
-    waited: seconds, of all microbatches together.
-    """
-
-    def __init__(self, transport: Any):
-        self._transport, self.waited = transport, 0.0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-    def take(self, address: Address, name: str) -> bytes | bytearray:
-        """Wait for exactly this frame."""
-        began = time.perf_counter()
-        try:
-            return self._transport.take(address, name)
-        finally:
-            self.waited += time.perf_counter() - began
 
 
 class Numbers:

@@ -6,7 +6,7 @@ import sys
 import pytest
 from ray.util import metrics
 
-from locallearn.runtime.telling import Diary, Numbers, Timed
+from locallearn.runtime.telling import Diary, Numbers
 from locallearn.runtime.training import Compiled, Evaluated, Finished, Progress, Snapshot
 from locallearn.traffic import Channel, Traffic
 
@@ -73,26 +73,6 @@ def test_what_a_snapshot_brings_is_not_counted_again(told):
         ("locallearn_steps", 1, None),
         ("locallearn_waiting_seconds", 0.5, None),
     ]
-
-
-def test_a_transport_knows_how_long_it_was_waited_for(monkeypatch):
-    clock = iter([10.0, 12.5, 20.0, 20.25])
-    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
-
-    class Transport:
-        place = "here"
-
-        def take(self, address, name):
-            if name == "lost":
-                raise OSError("gone")
-            return b"frame"
-
-    timed = Timed(Transport())
-    assert timed.take(None, "x") == b"frame"
-    with pytest.raises(OSError, match="gone"):
-        timed.take(None, "lost")
-    assert timed.waited == 2.75
-    assert timed.place == "here"
 
 
 def test_a_log_has_shard_and_step_in_every_line(capsys):
