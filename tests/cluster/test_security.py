@@ -11,7 +11,7 @@ import locallearn
 from locallearn.config import reading
 from locallearn.errors import ConfigError
 from locallearn.report import doctor
-from locallearn.runtime import links
+from locallearn.runtime import ends
 
 ROOT = Path(locallearn.__file__).parent
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
@@ -94,7 +94,7 @@ def test_a_configuration_that_is_too_large_is_refused_unread(tmp_path):
 
 def test_frames_have_a_limit():
     """`tests/fabrics/test_links.py` sends longer ones."""
-    assert links.LIMIT <= 2**30
+    assert ends.LIMIT <= 2**30
 
 
 # an open dashboard
