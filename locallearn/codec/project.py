@@ -52,10 +52,11 @@ def random_projection(inner: Codec, n: Count = 16, estimate: Estimate = "nearest
 def low_rank(inner: Codec, rank: Count = 2) -> Codec:
     """A matrix as the product of two thin ones, by one step of power iteration from where the last message ended: PowerSGD.
 
-    Suits gradients and weights with `error_feedback`, whose main directions change slowly; batches of activations less. An array is a
-    matrix of its rows (the last axis), [m, n]; both factors cross through the codec after it: its size for [m, r] and [r, n] numbers, or
-    that of the array where they would be as many. Exact for matrices of rank r or less; the squared error is at most the matrix's own (with
-    `exact` after it). A value that is not finite spreads over the message.
+    Suits gradients and weights with `error_feedback`, whose main directions change slowly, and a batch's errors, which come from a few
+    class scores (`[low_rank(11), "int8(nearest, symmetric, message)"]` for ten); batches of activations less. An array is a matrix of its
+    rows (the last axis), [m, n]; both factors cross through the codec after it: its size for [m, r] and [r, n] numbers, or that of the
+    array where they would be as many. Exact for matrices of rank r or less; the squared error is at most the matrix's own (with `exact`
+    after it). A value that is not finite spreads over the message.
 
     Vogels, Karimireddy, Jaggi (2019), "PowerSGD", arXiv:1905.13727.
     """

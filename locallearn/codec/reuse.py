@@ -25,10 +25,11 @@ def reuse(inner: Codec, examples: Count = 65536, uses: NonNegativeInt = 0) -> Co
 
     Suits labels, and activations of blocks that no longer learn (greedy training, one block after the other): every epoch but the first is
     free. With `uses` a row crosses again when it was taken so often: several steps at the receiver for each message, for blocks that still
-    learn. Size: that of the codec after it for the rows that are new, nothing else, and no frame where none is. The receiver keeps a row
-    for so many examples, by their place in the training set; if it has more, some share a place, and cross again. Evaluations send every
-    row, and messages without a row for each example of the batch cross as ever. The error is that of the codec after it, which treats each
-    row by itself and remembers nothing (`exact`, `int4`, `packed`, ...), and how much the row changed since it crossed.
+    learn; or the rounds of a relaxation, whose activities hardly move: `reuse(60000, 5)` for a forward pass and four rounds. Size: that of
+    the codec after it for the rows that are new, nothing else, and no frame where none is. The receiver keeps a row for so many examples,
+    by their place in the training set; if it has more, some share a place, and cross again. Evaluations send every row, and messages
+    without a row for each example of the batch cross as ever. The error is that of the codec after it, which treats each row by itself and
+    remembers nothing (`exact`, `int4`, `packed`, ...), and how much the row changed since it crossed.
     """
     one = Spec((3, 8), jnp.float32)
     if jax.tree.leaves(jax.eval_shape(lambda: blank(inner, one))):
