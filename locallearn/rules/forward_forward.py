@@ -162,16 +162,16 @@ class ForwardForward(Rule):
         """What the hidden blocks see, what they learn from it, and what is read out of them."""
         y = chain.to_bottom("label", chain.at_top(label, batch.y))
         read = self.read(chain, state, batch) if self.reads_out else None
-        a = chain.at_bottom(presentations, batch.x, y, read and read.wrong, batch.key)
+        a = chain.at_bottom(presentations, batch.x, y, read.wrong if read else None, batch.key)
         x, _ = chain.below_top.sweep_up("activation", rise, state, first=a)
         return x, chain.below_top.map(contrast, state, x, threshold=self.threshold, peer=self.peer), read
 
     def read(self, chain: Chain, state: Row, batch: Batch) -> Read:
         """What the read-out makes of x with the neutral label."""
-        x, scores = self.read_scores(chain, state, batch.x)
-        top = chain.at_top(output_error, scores, batch.y)
+        x, told = self.read_scores(chain, state, batch.x)
+        top = chain.at_top(output_error, told, batch.y)
         hard = self.negatives == "hard"
-        wrong = chain.to_bottom("wrong", chain.at_top(hard_labels, scores, batch.y, batch.key)) if hard else None
+        wrong = chain.to_bottom("wrong", chain.at_top(hard_labels, told, batch.y, batch.key)) if hard else None
         return Read(x, top.loss, chain.broadcast("error", top.error), wrong)
 
     def read_scores(self, chain: Chain, state: Row, x: Any) -> tuple[Row, Any]:

@@ -104,6 +104,8 @@ DEFECTS = [
     # Energy-based
     Defect("_predictive", "the error pushes activities the wrong way", "slope = eps - above", "slope = eps + above"),
     Defect("_predictive", "precision is not divided out", "pull(eps / (-precision * mu.shape[0]))", "pull(eps / (-1.0 * mu.shape[0]))"),
+    Defect("_predictive", "the first round is left out", "turn(at_rest, unit, x))", "(unit, x))"),
+    Defect("incremental_predictive_coding", "the first round is left out", "turn(at_rest, state, unit, x))", "(state, unit, x))"),
     Defect("incremental_predictive_coding", "a dropped minus", "g / (-precision * mu.shape[0])", "g / (precision * mu.shape[0])"),
     Defect("nudged_predictive_coding", "the nudge is not divided out", "g / beta.astype(g.dtype)", "g / 1.0"),
     Defect("zero_divergence", "activities move although they are at rest", "rate * above  #", "(1 + rate) * above  #"),
