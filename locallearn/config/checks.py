@@ -60,12 +60,11 @@ def _codec_keys(codecs: Mapping[str, Any], rules: Sequence[tuple[KeyPath, Any]],
     from locallearn.rule import KINDS
 
     messages = list(dict.fromkeys(name for _, rule in rules for name in getattr(rule, "messages", ())))
-    messages += [AVERAGED] if AVERAGED not in messages else []
     for key in codecs:
-        if key not in ("default", *KINDS, *messages):
+        if key not in ("default", *KINDS, *messages, AVERAGED):
             name = catalog.name_of(rules[0][1], "rules") or type(rules[0][1]).__name__
             what = f"is neither a kind nor a message that {name} sends"
-            words = list(dict.fromkeys(["default", *messages, *KINDS]))
+            words = list(dict.fromkeys(["default", *messages, *KINDS, AVERAGED]))
             yield Mistake(("codecs", key), "value", what + hint(key, words, "keys"))
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from locallearn.network.clock import ends
 from locallearn.network.graph import step_graph
 from locallearn.network.prices import Prices, likenesses
 from locallearn.networks import Network
+from locallearn.replicas import Replicas
 from locallearn.runtime.setup import Stage
 from locallearn.runtime.wiring import deal
 
@@ -21,7 +23,7 @@ from locallearn.runtime.wiring import deal
 class Prediction(NamedTuple):
     """How long a training takes, without its evaluations' own messages.
 
-    first: seconds until the first step ends. step: between the ends of later ones. seconds: in all.
+    first: seconds until the first step ends. step: between the ends of later ones, with a share of the replicas' averages. seconds: in all.
     """
 
     network: str
@@ -36,7 +38,7 @@ class Course(NamedTuple):
     """What of a run its time depends on.
 
     phases: (stage, steps in it). every: steps between evaluations, after which all shards wait for the top's decision. step_seconds: of
-    computing, all shards together.
+    computing, all shards of one replica together. averages: what replicas average in each phase.
     """
 
     phases: Sequence[tuple[Stage, int]]
@@ -44,6 +46,20 @@ class Course(NamedTuple):
     batch: int
     microbatches: int
     step_seconds: float
+    averages: Sequence[Averages] = ()
+
+
+class Averages(NamedTuple):
+    """The averages of replicas in a phase. bytes: of one, on the busiest link of a ring. hops: of one. Nobody computes until it is over."""
+
+    every: int
+    count: int
+    bytes: int
+    hops: int
+
+    def seconds(self, net: Network) -> float:
+        """Of one."""
+        return net.seconds(self.bytes) + self.hops * net.latency
 
 
 def course_of(folder: Path, accuracy: float | None = None, step_seconds: float | None = None) -> Course:
@@ -70,9 +86,20 @@ def course_of(folder: Path, accuracy: float | None = None, step_seconds: float |
         for number, stage in enumerate(stages)
         if stage["start"] < steps
     ]
-    train = result.config.train
+    train, replicas = result.config.train, result.config.replicas
+    averages = [_averages(replicas, stage, steps) for stage, (_, steps) in zip(stages, phases, strict=False)]
+    step_seconds = step_seconds or result.seconds / max(1, result.step) / replicas.count
     every = min(record["step"] for record in result.curve) if result.curve else steps
-    return Course(phases, every, train.batch, train.microbatches, step_seconds or result.seconds / max(1, result.step))
+    return Course(phases, every, train.batch, train.microbatches, step_seconds, averages if replicas.count > 1 else ())
+
+
+def _averages(replicas: Replicas, stage: Mapping[str, Any], steps: int) -> Averages:
+    """From a stage of plan.json."""
+    links: Counter[tuple[int, ...]] = Counter()
+    for row in stage.get("average_channels", ()):
+        links[row["src"], row["src_replica"]] += row["bytes"]
+    count = replicas.averages(steps, stage["stop"] - stage["start"])
+    return Averages(replicas.average_every, count, max(links.values(), default=0), stage.get("hops_per_average", 0))
 
 
 def predict(course: Course, net: Network, shards: int | None = None) -> Prediction:
@@ -88,6 +115,9 @@ def predict(course: Course, net: Network, shards: int | None = None) -> Predicti
         step = float(times[-1] - times[-2]) if len(times) > 1 else float(times[-1])
         seconds += full * float(times[-1] + net.latency) + (float(times[rest - 1]) + net.latency if rest else 0.0)
         count = max(placement) + 1
+    for each in course.averages:
+        seconds += each.count * each.seconds(net)
+        step += each.seconds(net) / each.every / len(course.averages)
     return Prediction(net.name, count, sum(steps for _, steps in course.phases), first, step, seconds)
 
 

@@ -205,9 +205,9 @@ class _Course:
 
     def _wanted(self, step: int, goal: int) -> bool:
         """Whether a snapshot is to be taken here, between evaluations."""
-        if self.session.whole:
-            return self.leaving() or (step < goal and self._due())
-        return step < goal and step == self.cuts.at
+        if step == goal:  # whoever goes on from a snapshot goes on after the evaluation
+            return False
+        return self.leaving() or self._due() if self.session.whole else step == self.cuts.at
 
     def _due(self) -> bool:
         return time.perf_counter() - self.kept >= self.keep_seconds

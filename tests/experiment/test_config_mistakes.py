@@ -111,7 +111,7 @@ def test_one_mistake(load_text, good, old, new, expected):
         ("stop: {bytes: 0}", "`stop.bytes: 0`: input should be greater than 0"),
         ("stop: {accuracy: 98}", "`stop.accuracy: 98`: input should be less than or equal to 1"),
         ("steps: 5", "unknown key `steps`; did you mean `train.steps`?"),
-        ("colour: red", "unknown key `colour` (keys: rule, model, data, train, codecs, stop, diagnostics, seed)"),
+        ("flavour: red", "unknown key `flavour` (keys: rule, model, data, train, codecs, replicas, stop, "),
         ("codecs: int8", "`codecs: int8`: must be a mapping, such as {default: exact, error: int8}"),
         ("codecs: {default: flot16}", "`codecs.default: flot16` is no codec (codecs: exact, int8, topk, error_feedback, delayed)"),
         ("codecs: {default: int9}", "`codecs.default: int9` is no codec; did you mean `int8`? (codecs: exact, "),
@@ -129,6 +129,23 @@ def test_one_mistake(load_text, good, old, new, expected):
 def test_one_mistake_on_the_last_line(load_text, good, line, expected):
     found = mistakes(load_text, good + line)
     assert found[0][: len(expected) + 12] == "run.yaml:5: " + expected
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("replicas: {count: 1000}", "`replicas.count: 1000`: 1000 batches of "),
+        ("replicas: {count: 2, average: gradients, average_every: 3}", "`replicas.average_every: 3`: gradients are averaged at every step"),
+        ("replicas: {count: 2, average: gradients, outer: {rate: 1}}", "`replicas.outer`: is a step on parameters"),
+        ("replicas: {count: 2, outer: {name: sgd, momentum: 0.5}}", "`replicas.outer.momentum: 0.5`: has no effect with `name: sgd`"),
+        ("replicas: {count: 0}", "`replicas.count: 0`: input should be greater than or equal to 1"),
+        ("replicas: {count: 2}\ncodecs: {weight: [delayed(1), int8]}", '`codecs.weight: ["delayed(1)", "int8"]`: what replicas average'),
+        ("replicas: {count: 2}\nschedule: {network: 1mbit, step: 1.0}", "`replicas.count: 2`: the virtual clock is that of one chain"),
+    ],
+)
+def test_replicas(load_text, good, lines, expected):
+    (found,) = mistakes(load_text, good + lines)
+    assert found.partition(": ")[2].startswith(expected)
 
 
 def test_mistakes_of_settings_name_the_setting_and_follow_those_of_the_file(load_text, good):

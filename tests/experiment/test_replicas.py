@@ -1,0 +1,78 @@
+"""A run of replicas from its settings to its tables: what was planned, sent, kept and told."""
+
+import itertools
+
+import pytest
+
+from locallearn.config.run import resolve
+from locallearn.experiment.run import How, Interrupted, execute
+from locallearn.experiment.store import Store
+from locallearn.network.predict import course_of, predict
+from locallearn.networks import Network
+from locallearn.report.inspection import by_shards, show_text
+from locallearn.report.table import rows_of
+
+SETTINGS = {
+    "rule": {"name": "backprop"},
+    "model": {"name": "mlp", "widths": [196, 12, 10], "shards": 2},
+    "data": {"name": "fashion14", "limit": 100, "validation": 20},
+    "train": {"epochs": 1, "batch": 4, "evaluate_every": 5, "optimizer": {"name": "sgd", "rate": 0.1}},
+    "replicas": {"count": 2, "average_every": 4, "outer": {"name": "momentum", "rate": 0.9, "momentum": 0.5}},
+    "codecs": {"average": ["error_feedback", "int8"]},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Of a finished run: 10 steps of 2 x 4 examples, averages after steps 4, 8 and 10."""
+    place = tmp_path_factory.mktemp("replicas") / "run" / "seed-0"
+    execute(resolve(SETTINGS), How(), place)
+    return place
+
+
+def test_what_was_planned_was_sent(folder):
+    plan, ending = Store(folder).read("plan.json"), Store(folder).read("result.json")
+    assert plan["bytes"] == ending["bytes"]
+    (stage,) = plan["stages"]
+    averages = {row["dst_replica"] for row in stage["average_channels"]}
+    assert averages == {0, 1}
+    sent = sum(row["framed"] for row in ending["traffic"] if row["kind"] == "weight")
+    assert sent == 3 * stage["bytes_per_average"] == 3 * sum(row["framed"] for row in stage["average_channels"])
+
+
+def test_tables_name_links_and_replicas(folder):
+    rows = rows_of(folder)
+    assert [row["examples"] for row in rows] == [40, 80]
+    assert {row["replicas"] for row in rows} == {2}
+    told = {(row["message"], row["link"]) for row in by_shards(Store(folder).read("result.json")["traffic"])}
+    assert {("average", "0 ring x2"), ("average", "1 ring x2"), ("error", "1 > 0 x2"), ("decision", "1 ring x1")} <= told
+    assert "0 ring x2" in show_text(folder)
+
+
+def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(folder, tmp_path):
+    calls = itertools.count()
+    with pytest.raises(Interrupted):
+        execute(resolve(SETTINGS), How(interrupted=lambda: next(calls) > 4, keep_seconds=0), tmp_path / "run" / "seed-0")
+    result = execute(resolve(SETTINGS), How(), tmp_path / "run" / "seed-0")
+    ending = Store(folder).read("result.json")
+    for name in ("bytes", "test_accuracy", "traffic", "step"):
+        assert Store(tmp_path / "run" / "seed-0").read("result.json")[name] == ending[name]
+    assert result.weights[0]["linear"]["kernel"].shape == (196, 12)
+
+
+def test_one_replica_is_the_run_that_it_is_without(folder):
+    plain = {key: value for key, value in SETTINGS.items() if key != "replicas"}
+    one = {**SETTINGS, "replicas": {**SETTINGS["replicas"], "count": 1}}
+    assert resolve(one).digest() == resolve(plain).digest() != resolve(SETTINGS).digest()
+    assert resolve(one).canonical() == resolve(plain).canonical()
+
+
+def test_time_on_a_network_has_the_averages_in_it(folder):
+    course = course_of(folder, step_seconds=0.5)
+    (averages,) = course.averages
+    (stage,) = Store(folder).read("plan.json")["stages"]
+    busiest = max(row["framed"] for row in stage["average_channels"])
+    assert (averages.count, averages.bytes, averages.hops) == (3, busiest, 2)
+    net = Network("slow", 1000, 1000, 0.25)
+    alone = predict(course._replace(averages=()), net)
+    assert predict(course, net).seconds == pytest.approx(alone.seconds + 3 * (busiest / 1000 + 2 * 0.25))
