@@ -53,7 +53,7 @@ class Averages(NamedTuple):
     """The averages of replicas in a phase. bytes: of one, on the busiest link of a ring. hops: of one. Nobody computes until it is over."""
 
     every: int
-    count: int
+    times: int
     bytes: int
     hops: int
 
@@ -98,8 +98,8 @@ def _averages(replicas: Replicas, stage: Mapping[str, Any], steps: int) -> Avera
     links: Counter[tuple[int, ...]] = Counter()
     for row in stage.get("average_channels", ()):
         links[row["src"], row["src_replica"]] += row["bytes"]
-    count = replicas.averages(steps, stage["stop"] - stage["start"])
-    return Averages(replicas.average_every, count, max(links.values(), default=0), stage.get("hops_per_average", 0))
+    times = replicas.averages(steps, stage["stop"] - stage["start"])
+    return Averages(replicas.average_every, times, max(links.values(), default=0), stage.get("hops_per_average", 0))
 
 
 def predict(course: Course, net: Network, shards: int | None = None) -> Prediction:
@@ -116,7 +116,7 @@ def predict(course: Course, net: Network, shards: int | None = None) -> Predicti
         seconds += full * float(times[-1] + net.latency) + (float(times[rest - 1]) + net.latency if rest else 0.0)
         count = max(placement) + 1
     for each in course.averages:
-        seconds += each.count * each.seconds(net)
+        seconds += each.times * each.seconds(net)
         step += each.seconds(net) / each.every / len(course.averages)
     return Prediction(net.name, count, sum(steps for _, steps in course.phases), first, step, seconds)
 

@@ -72,7 +72,7 @@ def test_time_on_a_network_has_the_averages_in_it(folder):
     (averages,) = course.averages
     (stage,) = Store(folder).read("plan.json")["stages"]
     busiest = max(row["framed"] for row in stage["average_channels"])
-    assert (averages.count, averages.bytes, averages.hops) == (3, busiest, 2)
+    assert (averages.times, averages.bytes, averages.hops) == (3, busiest, 2)
     net = Network("slow", 1000, 1000, 0.25)
     alone = predict(course._replace(averages=()), net)
     assert predict(course, net).seconds == pytest.approx(alone.seconds + 3 * (busiest / 1000 + 2 * 0.25))
