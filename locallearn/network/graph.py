@@ -7,6 +7,7 @@ function, message and block in a `Prices`.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -14,6 +15,7 @@ import jax
 
 from locallearn.block import Block
 from locallearn.chain import Chain, Fabric, Move, Row
+from locallearn.networks import Network
 from locallearn.rule import Batch, Rule, descend
 
 
@@ -100,8 +102,8 @@ class Skeleton(Fabric):
 def step_graph(rule: Rule, blocks: Sequence[Block], placement: Sequence[int], prices: Prices, microbatches: int = 1) -> list[Event]:
     """The events of one training step, each after those that it needs.
 
-    Microbatches take turns: each event of the choreography happens for all of them before the next, as GPipe schedules them (Huang et al.
-    2019), and the blocks' optimizers follow once at the end.
+    Microbatches (Huang et al. 2019, GPipe) each have their own; the blocks' optimizers follow once at the end. In which order they take
+    turns depends on the network, too: `as_ready` finds that of the runtime, in which each has a thread.
     """
     skeleton = Skeleton(placement, prices)
     chain = Chain(blocks, skeleton)
@@ -118,6 +120,31 @@ def step_graph(rule: Rule, blocks: Sequence[Block], placement: Sequence[int], pr
         needs = () if grad._event is None else tuple(grad._event * microbatches + m for m in range(microbatches))
         events.append(Event(placement[i], needs, price[i]))
     return events
+
+
+def as_ready(events: Sequence[Event], network: Network) -> list[Event]:
+    """The events in the order in which they come about where each shard computes, and sends, first what is ready first."""
+    users: list[list[int]] = [[] for _ in events]
+    for k, event in enumerate(events):
+        for need in event.needs:
+            users[need].append(k)
+    missing = [len(event.needs) for event in events]
+    waiting = [(0.0, k) for k, count in enumerate(missing) if not count]
+    free: dict[tuple[int, bool], float] = {}
+    ready = [0.0] * len(events)
+    order = []
+    while waiting:
+        now, k = heapq.heappop(waiting)
+        order.append(k)
+        event, sends = events[k], events[k].to is not None
+        free[event.shard, sends] = max(now, free.get((event.shard, sends), 0.0)) + (network.seconds(event.cost) if sends else event.cost)
+        done = free[event.shard, sends] + (network.latency if sends else 0.0)
+        for user in users[k]:
+            missing[user], ready[user] = missing[user] - 1, max(ready[user], done)
+            if not missing[user]:
+                heapq.heappush(waiting, (ready[user], user))
+    place = {k: n for n, k in enumerate(order)}
+    return [events[k]._replace(needs=tuple(sorted(place[need] for need in events[k].needs))) for k in order]
 
 
 def function_name(fn: Callable[..., Any]) -> str:

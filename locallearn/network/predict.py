@@ -12,7 +12,7 @@ from locallearn.experiment.prepare import network
 from locallearn.experiment.result import load
 from locallearn.experiment.store import Store
 from locallearn.network.clock import ends
-from locallearn.network.graph import step_graph
+from locallearn.network.graph import as_ready, step_graph
 from locallearn.network.prices import Prices, likenesses
 from locallearn.networks import Network
 from locallearn.replicas import Replicas
@@ -109,6 +109,7 @@ def predict(course: Course, net: Network, shards: int | None = None) -> Predicti
         blocks, placement = _chain(stage, shards)
         prices = Prices(stage, course.batch // course.microbatches, course.step_seconds, len(blocks), course.microbatches)
         graph = step_graph(stage.rule, blocks, placement, prices, course.microbatches)
+        graph = graph if course.microbatches == 1 else as_ready(graph, net)
         times = ends(graph, net, min(steps, course.every))
         full, rest = divmod(steps, course.every)
         first = first or float(times[0])

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from locallearn.network.clock import ends, upwards
-from locallearn.network.graph import step_graph
+from locallearn.network.graph import as_ready, step_graph
 from locallearn.network.prices import Prices, on_shapes
 from locallearn.network.stale import staggered
 from locallearn.networks import parse_network
@@ -23,6 +23,7 @@ def timetable(schedule: Schedule, stage: Stage, steps: int, batch: int, microbat
     net, blocks = parse_network(schedule.network), len(stage.blocks)
     prices = Prices(stage, batch // microbatches, schedule.step, blocks, microbatches)
     events = step_graph(stage.rule, stage.blocks, stage.wiring.placement, prices, microbatches)
+    events = events if microbatches == 1 else as_ready(events, net)
     if schedule.staleness and upwards(events) is None:
         times, delays = staggered(events, net, steps, schedule.staleness)
     else:

@@ -1,7 +1,7 @@
 """Clocks for a step's graph: against closed forms, and against an event heap that knows nothing of their recurrences."""
 
 import heapq
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from locallearn.config.run import resolve
 from locallearn.errors import LocallearnError
 from locallearn.experiment.prepare import network
 from locallearn.network.clock import _pipelined, _replayed, ends, upwards
-from locallearn.network.graph import Event, step_graph
+from locallearn.network.graph import Event, as_ready, step_graph
 from locallearn.network.predict import course_of, predict
 from locallearn.network.prices import Prices, likenesses
 from locallearn.networks import NETWORKS, Network, parse_network
@@ -134,19 +134,39 @@ def test_a_pipeline_by_hand():
     np.testing.assert_allclose(ends(events, SLOW, 4), [5.5, 8.5, 11.5, 14.5])
 
 
-def test_microbatches_fill_a_pipeline():
-    """GPipe: (K - 1 + m) / m of the time of a full pipeline, for equal parts and free messages."""
+class Parts(Flat):
+    """A block's passes take a second each, over all microbatches; its messages a kilobyte."""
+
+    def __init__(self, m, seconds=1.0):
+        self.m, self.seconds = m, seconds
+
+    def compute(self, name, block):
+        return self.seconds / self.m if name.endswith((".forward", ".backward")) else 0.0
+
+    def message(self, name, block):
+        return 1000.0 / self.m
+
+
+@pytest.mark.parametrize("m", [1, 2, 8])
+def test_microbatches_fill_a_pipeline(m):
+    """GPipe (Huang et al. 2019): (K - 1 + m) / m of what each shard computes, for equal parts and free messages."""
     free = Network("free", 1e30, 1e30, 0.0)
+    found = ends(as_ready(graph("backprop", Parts(m), microbatches=m), free), free, 5)
+    np.testing.assert_allclose(np.diff(found, prepend=0), 2 * (4 - 1 + m) / m)
 
-    class Parts(Flat):
-        def __init__(self, m):
-            self.m = m
 
-        def compute(self, name, block):
-            return 1.0 / self.m if name.endswith((".forward", ".error_and_gradient", ".pull")) else 0.0
+@pytest.mark.parametrize("m", [1, 2, 8])
+def test_microbatches_come_down_while_others_go_up(m):
+    """Two shards that compute nothing: both directions are busy but for the first and the last microbatch."""
+    found = ends(as_ready(graph("backprop", Parts(m, 0.0), shards=2, microbatches=m), SLOW), SLOW, 3)
+    np.testing.assert_allclose(np.diff(found, prepend=0), (m + 1) / m + 2 * SLOW.latency)
 
-    whole, cut = (ends(graph("backprop", Parts(m), microbatches=m), free, 5)[0] for m in (1, 8))
-    assert cut < whole / 2
+
+def test_the_order_of_readiness_keeps_what_a_step_is():
+    events = graph("predictive_coding", microbatches=2)
+    found = as_ready(events, SLOW)
+    assert Counter((e.shard, e.cost, e.to, len(e.needs)) for e in found) == Counter((e.shard, e.cost, e.to, len(e.needs)) for e in events)
+    assert all(need < k for k, event in enumerate(found) for need in event.needs)
 
 
 @pytest.mark.parametrize("rule", ["backprop", "mono_forward"])
