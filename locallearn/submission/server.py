@@ -68,6 +68,24 @@ def sentence(text: str, **known: Any) -> str:
     return f"the cluster refused: {last[:300]}"
 
 
+class _Once:
+    """Shows of a log that comes from its beginning each time only what was not shown before. shown: characters so far."""
+
+    def __init__(self, show: Callable[[str], None]):
+        self._show, self.shown, self._at = show, 0, 0
+
+    def again(self) -> None:
+        """The log begins anew."""
+        self._at = 0
+
+    def __call__(self, text: str) -> None:
+        fresh = text[max(0, self.shown - self._at) :]
+        self._at += len(text)
+        self.shown = max(self.shown, self._at)
+        if fresh:
+            self._show(fresh)
+
+
 class Server:
     """The job server at an address. Refused where there is none, or where it does not let us in."""
 
@@ -95,18 +113,18 @@ class Server:
 
     def follow(self, submission_id: str, show: Callable[[str], None]) -> State:
         """Show the log as it grows, until the job has ended. A connection that breaks is made again, and nothing is shown twice."""
-        shown, lost = 0, 0
+        once, lost = _Once(show), 0
         while True:
-            before = shown
+            before = once.shown
             try:
-                shown = asyncio.run(self._tail(submission_id, shown, show))
+                asyncio.run(self._tail(submission_id, once))
                 state = self.state(submission_id)
                 if state.over:
                     return state
-            except (RuntimeError, OSError) as error:
+            except Exception as error:
                 if lost >= len(WAITS):
                     raise Refused(f"{sentence(str(error), address=self.address)}; the job may go on") from error
-            lost = 0 if shown > before else lost + 1
+            lost = 0 if once.shown > before else lost + 1
             time.sleep(WAITS[min(lost, len(WAITS) - 1)])
 
     def state(self, submission_id: str) -> State:
@@ -125,15 +143,10 @@ class Server:
         self._told(lambda: self._client.delete_job(submission_id))
         return log
 
-    async def _tail(self, submission_id: str, skip: int, show: Callable[[str], None]) -> int:
-        """How many characters of the log have been shown in all."""
-        at = 0
+    async def _tail(self, submission_id: str, once: _Once) -> None:
+        once.again()
         async for text in self._client.tail_job_logs(submission_id):
-            fresh = text[max(0, skip - at) :]
-            at += len(text)
-            if fresh:
-                show(fresh)
-        return max(at, skip)
+            once(text)
 
     def _told(self, call: Callable[[], Any]) -> Any:
         try:

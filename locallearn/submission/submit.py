@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import secrets
 import shlex
 import signal
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from locallearn.submission.job import Job, typed
 from locallearn.submission.results import NoResults, unpack
-from locallearn.submission.server import Server, State
+from locallearn.submission.server import Refused, Server, State
 from locallearn.words import duration, plural, size
 
 CODES = {"SUCCEEDED": 0, "FAILED": 1, "STOPPED": 130}
@@ -72,9 +73,9 @@ def _fetch(server: Server, job: Job, name: str, into: Path, checkpoints: bool) -
         return
     words = ["python", "-m", "locallearn", "pack", shlex.quote(job.runs), shlex.quote(job.results.as_posix())]
     try:
-        log = server.output(job, f"{name}-results", [*words, *(["--checkpoints"] if checkpoints else [])])
+        log = server.output(job, f"{name}-results-{secrets.token_hex(3)}", [*words, *(["--checkpoints"] if checkpoints else [])])
         found = unpack(log, into, checkpoints)
-    except NoResults as error:
+    except (NoResults, Refused) as error:
         print(f"results  none: {error}", file=sys.stderr)
         return
     left = f"; {plural(found.kept, 'run')} left as it is here" if found.kept else ""

@@ -7,6 +7,7 @@ import io
 import os
 import shlex
 import tarfile
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -179,6 +180,42 @@ class Told(Server):
         return self._log
 
 
+class Breaking:
+    """In the place of Ray's client: a log whose connection breaks, and a job that ends after it was followed to its end."""
+
+    def __init__(self, *tries):
+        self.tries = list(tries)
+
+    async def tail_job_logs(self, submission_id):
+        for text in self.tries.pop(0):
+            if text is None:
+                raise RuntimeError("WebSocket connection closed unexpectedly")
+            yield text
+
+    def get_job_info(self, submission_id):
+        over = not self.tries
+        return SimpleNamespace(status=SimpleNamespace(value="SUCCEEDED" if over else "RUNNING"), driver_exit_code=0 if over else None)
+
+
+def followed(monkeypatch, *tries):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    server, shown = Told(), []
+    server._client = Breaking(*tries)
+    state = Server.follow(server, "some", shown.append)
+    return "".join(shown), state
+
+
+def test_a_log_whose_connection_breaks_is_shown_once(monkeypatch):
+    text, state = followed(monkeypatch, ["one\ntwo\n", None], [None], ["one\n"], ["one\ntw", "o\nthree\n", "four\n"])
+    assert text == "one\ntwo\nthree\nfour\n"
+    assert state == State("SUCCEEDED", 0)
+
+
+def test_a_connection_that_cannot_be_made_again_is_given_up(monkeypatch):
+    with pytest.raises(Refused, match="the job may go on"):
+        followed(monkeypatch, *([[None]] * 50))
+
+
 @pytest.fixture
 def handed_over(made, monkeypatch):
     """`handed_over(server, **options)`: the exit code of a submission to it."""
@@ -347,6 +384,13 @@ def test_results_are_unpacked_where_the_user_wants_them(made, handed_over, there
 def test_a_job_without_results_ends_with_its_own_code(handed_over, tmp_path, capsys):
     assert handed_over(Told(state=State("FAILED", 2), log="nothing"), into=tmp_path) == 2
     assert "results  none" in capsys.readouterr().err
+
+
+def test_a_cluster_that_is_gone_before_results_came_changes_no_exit_code(handed_over, tmp_path, capsys, monkeypatch):
+    server = Told()
+    monkeypatch.setattr(server, "output", lambda *_: (_ for _ in ()).throw(Refused("no cluster answers")))
+    assert handed_over(server, into=tmp_path) == 0
+    assert "results  none: no cluster answers" in capsys.readouterr().err
 
 
 def test_refused_is_no_failure_of_a_run():
