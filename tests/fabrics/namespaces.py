@@ -101,8 +101,8 @@ def nodes() -> Iterator[None]:
         try:
             for (name, address), words in ((HERE, head), (THERE, [f"--address={ADDRESS}"])):
                 command = ["ip", "netns", "exec", name, str(RAY), "start", f"--node-ip-address={address}", *common, *words]
-                log = Path(folder, name).open("w")  # noqa: SIM115 (belongs to the process)
-                running.append(subprocess.Popen(command, env={**os.environ, **ENVIRONMENT}, stdout=log, stderr=log, cwd=folder))
+                with Path(folder, name).open("w") as log:
+                    running.append(subprocess.Popen(command, env={**os.environ, **ENVIRONMENT}, stdout=log, stderr=log, cwd=folder))
                 _wait_for(name, len(running), folder)
             yield
         finally:

@@ -9,6 +9,7 @@ import sys
 import pytest
 import yaml
 
+from locallearn.experiment.store import SUFFIX
 from locallearn.traffic import Channel, Traffic
 from tests.fabrics import namespaces
 
@@ -39,10 +40,10 @@ def test_a_run_over_a_slow_cable_ends_with_the_same_bits(machines, rate, tmp_pat
     namespaces.within(namespaces.HERE[0], sys.executable, *command, "--on", "ray", "--address", namespaces.ADDRESS, "-q", timeout=500)
     carried = sum(now - then for now, then in zip(namespaces.crossed(), before, strict=True))
     namespaces.within(namespaces.HERE[0], sys.executable, *command, "--on", "eager", "-q", timeout=500)
-    results = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.rglob("result.json")}
-    assert carried > results["seed-0-ray"]["bytes"] > 2 * 40 * 50 * 16 * 4
+    apart, together = (json.loads(next(tmp_path.rglob(f"seed-0{SUFFIX[on]}/result.json")).read_text()) for on in ("ray", "eager"))
+    assert carried > apart["bytes"] > 2 * 40 * 50 * 16 * 4
     for key in ("step", "test_accuracy", "bytes", "messages"):
-        assert results["seed-0-ray"][key] == results["seed-0-eager"][key]
+        assert apart[key] == together[key]
 
 
 def test_the_cable_carries_what_is_counted_as_wire(machines):
