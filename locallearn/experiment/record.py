@@ -6,7 +6,7 @@ from typing import Any
 
 from locallearn.experiment.files import finite
 from locallearn.runtime.setup import Setup, Stage
-from locallearn.runtime.training import Evaluated
+from locallearn.runtime.training import Evaluated, Watched
 
 TIMES = ("seconds", "compile_seconds")
 """What differs between two runs of the same configuration; nothing else does."""
@@ -37,6 +37,17 @@ def record_of(setup: Setup, event: Evaluated) -> dict[str, Any]:
             **{f"bytes_{kind}": amount for kind, amount in traffic.by_kind().items()},
         }
     ) | ({"diagnostics": {name: list(row) for name, row in event.diagnosis.items()}} if event.diagnosis else {})
+
+
+def actors_of(event: Watched) -> dict[str, Any]:
+    """How the actors are, as plain data. All of it follows the clock."""
+
+    def one(status: Any) -> dict[str, Any]:
+        waiting = dict(zip(("step", "message", "shard"), status.waiting, strict=True)) if status.waiting else None
+        waited = {str(other): round(seconds, 3) for (shard, other), seconds in sorted(event.waited.items()) if shard == status.shard}
+        return {"shard": status.shard, "step": status.step, "waiting": waiting, "waited": waited, "heartbeat_bytes": status.beats}
+
+    return {"shards": [one(status) for status in event.shards]}
 
 
 def stage_at(setup: Setup, step: int) -> Stage:

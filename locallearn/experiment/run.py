@@ -20,7 +20,7 @@ from locallearn.experiment.lock import Held, Lock
 from locallearn.experiment.planning import plan
 from locallearn.experiment.prepare import Making, load_data, prepare
 from locallearn.experiment.provenance import commit, here, now, provenance, relative, versions
-from locallearn.experiment.record import record_of, stage_at
+from locallearn.experiment.record import actors_of, record_of, stage_at
 from locallearn.experiment.result import Result, load
 from locallearn.experiment.store import FAILED, FINISHED, SUFFIX, Store, move_away
 from locallearn.networks import UnknownNetwork, parse_network
@@ -29,7 +29,7 @@ from locallearn.runtime.fused import FusedSession
 from locallearn.runtime.replicated import EagerReplicas
 from locallearn.runtime.session import Session
 from locallearn.runtime.setup import Setup
-from locallearn.runtime.training import Compiled, Evaluated, Event, Finished, Recovered, RolledBack, Snapshot, train
+from locallearn.runtime.training import Compiled, Evaluated, Event, Finished, Recovered, RolledBack, Snapshot, Watched, train
 
 
 def silent(event: Any) -> None:
@@ -192,6 +192,8 @@ def _train(config: Config, how: How, setup: Setup, store: Store | None) -> Resul
         elif isinstance(event, Snapshot) and store:
             checkpoint.save(store.checkpoints, checkpoint.names(setup, stage_at(setup, event.step)), event)
             reached = event.step
+        elif isinstance(event, Watched) and store:
+            store.write_actors(actors_of(event))
         elif isinstance(event, RolledBack):
             losses["rollbacks"] += 1
         elif isinstance(event, Recovered):

@@ -7,6 +7,7 @@ metrics.jsonl    one line for each evaluation
 log.txt          what the terminal showed
 checkpoints/     <step>/shard-<k>.npz and DONE, written last
 result.json      written last of all: the run is finished
+actors.json      on Ray: where each shard is, whom it waits for, and for how long it has waited for whom
 failure.json     the run failed, and how
 lock             while it runs: host and process
 """
@@ -77,6 +78,10 @@ class Store:
     def write_meta(self, meta: Mapping[str, Any]) -> None:
         """meta.json."""
         write_json(self.path("meta.json"), meta)
+
+    def write_actors(self, said: Mapping[str, Any]) -> None:
+        """actors.json."""
+        write_json(self.path("actors.json"), said)
 
     def write_plan(self, plan: Mapping[str, Any]) -> None:
         """plan.json."""

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from locallearn.errors import LocallearnError
-from locallearn.experiment.store import NEW, Store
+from locallearn.experiment.store import NEW, RUNNING, Store
 from locallearn.report.depth import course
 from locallearn.report.table import to_csv
 from locallearn.report.tabular import aligned, short, shown
+from locallearn.report.waits import waits_text
 from locallearn.traffic import ASIDE
 from locallearn.words import decimal, duration, plural, size, span
 
@@ -137,12 +138,15 @@ def show_text(directory: Path, form: str = "table") -> str:
     ending, failure, meta, records = *(store.read(f"{name}.json") for name in ("result", "failure", "meta")), store.records()
     if form == "json":
         told = {"state": store.state, "config": store.read_config(), "meta": meta, "records": records, "result": ending, "failure": failure}
+        told |= {"actors": actors} if (actors := store.read("actors.json")) else {}
         return json.dumps(told, indent=1, ensure_ascii=False)
     parts = [f"{directory}  {store.state}\n{_origin(meta)}", store.path("config.yaml").read_text().rstrip()]
     parts += [part for part in (_curve(records), course(records)) if part] if records else []
     if ending:
         tested = f"test {decimal(ending['test_accuracy'], 4)} (lossless {decimal(ending['test_accuracy_lossless'], 4)})"
         parts.append(f"ended after {plural(ending['step'], 'step')} ({ending['reason']}): {tested}\n{_links(ending['traffic'])}")
+    waits = waits_text(store.read("actors.json"), store.state == RUNNING)
+    parts += [waits] if waits else []
     if failure:
         parts.append(f"failed after step {failure['step']} with {failure['type']}: {failure['message']}\n{failure['traceback'].rstrip()}")
     return "\n\n".join(parts)

@@ -13,6 +13,7 @@ import yaml
 from locallearn.errors import LocallearnError
 from locallearn.experiment.store import FAILED, FINISHED, INTERRUPTED, NEW, RUNNING, Store, run_directories
 from locallearn.report.tabular import short, shown
+from locallearn.report.waits import waits_below
 from locallearn.words import decimal, duration, plural, size
 
 DIVERGED = "diverged"
@@ -123,7 +124,8 @@ def status_text(root: Path, form: str) -> str:
     if not rows:
         raise LocallearnError(f"{root}: there are no runs here")
     if form == "table":
-        return f"{table(rows)}\n\n{counted(rows)}"
+        waits = waits_below(rows, root)
+        return f"{table(rows)}\n\n{counted(rows)}" + (f"\n\n{waits}" if waits else "")
     return shown([{key: row[key] for key in ("run", *COLUMNS)} for row in rows], form)
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -58,7 +58,8 @@ class Supervisor:
         self._failures = 0
         self._progress = 0, time.monotonic()
         self._lost: tuple[int, float] | None = None
-        self._waited: Counter[tuple[int, int]] = Counter()
+        self._waited: Counter[tuple[int, int]] = Counter()  # by those whose place others have taken, or in lives before this one
+        self._last: list[Any] = []
         self._watched = time.monotonic()
 
     def events(self) -> Iterator[Event]:
@@ -92,6 +93,7 @@ class Supervisor:
         """All events until a shard is lost that cannot be restarted alone."""
         parts = [own_part(self._kept, k) for k in range(self._crew.shards)]
         self._hearing = Hearing(parts)
+        self._waited = self._waits()
         self._last: list[Any] = [None] * len(parts)
         self._broken: dict[tuple[int, int], float] = {}
         self._restarted: set[int] = set()
@@ -127,9 +129,11 @@ class Supervisor:
                     yield self._restart(gone, life)
                     asked = {reference: k for reference, k in asked.items() if k != gone.shard}
             for event in self._hearing.merged():
-                yield event
                 if isinstance(event, Finished):
+                    yield from self._report(at_once=True)
+                    yield event
                     return
+                yield event
             yield from self._report()
             self._cut(life)
             time.sleep(POLL_SECONDS if ready else 0)
@@ -185,6 +189,7 @@ class Supervisor:
             self._crew.restart(shard, life, self._work, self._setup, heard.part, self._keep_seconds, self._network)
         except LocallearnError as error:
             raise lost from error
+        self._waited = self._waits([shard])
         self._last[shard] = None
         self._broken = {link: since for link, since in self._broken.items() if shard not in link}
         return RolledBack(heard.part.step if heard.part else 0, self._lost[0], str(lost), shard)
@@ -197,11 +202,19 @@ class Supervisor:
                 for actor in self._crew.actors:
                     actor.cut.remote(life, step)
 
-    def _report(self) -> Iterator[Watched]:
+    def _report(self, at_once: bool = False) -> Iterator[Watched]:
         """From time to time, how every shard is."""
-        if time.monotonic() - self._watched > WATCH_SECONDS and all(self._last):
+        if (at_once or time.monotonic() - self._watched > WATCH_SECONDS) and all(self._last):
             self._watched = time.monotonic()
-            yield Watched(min(status.step for status in self._last), tuple(self._last))
+            yield Watched(min(status.step for status in self._last), tuple(self._last), self._waits())
+
+    def _waits(self, of: Sequence[int] | None = None) -> Counter[tuple[int, int]]:
+        """Seconds for which each shard has waited for each other one, in all lives; of some of them in this one."""
+        total = Counter(self._waited)
+        for status in self._last:
+            if status is not None and (of is None or status.shard in of):
+                total.update({(status.shard, other): seconds for other, seconds in status.waited.items()})
+        return total
 
     def _failed(self, status: Any) -> LocallearnError:
         """Of a shard that ended by itself, whose neighbours live."""

@@ -98,10 +98,14 @@ class Recovered(NamedTuple):
 
 
 class Watched(NamedTuple):
-    """How the actors of a run are: what each last said (`actors.Status`). step: that of the last one."""
+    """How the actors of a run are: what each last said (`actors.Status`), and for how many seconds each has waited for each other one.
+
+    step: of the one that is behind.
+    """
 
     step: int
     shards: tuple[Any, ...]
+    waited: Mapping[tuple[int, int], float]
 
 
 Event = Compiled | Progress | Evaluated | Snapshot | Finished | RolledBack | Recovered | Watched

@@ -1,0 +1,24 @@
+"""Who waits for whom, as a reader sees it."""
+
+from locallearn.report.waits import waits_text
+
+SAID = {
+    "shards": [
+        {"shard": 0, "step": 812, "waiting": {"step": 812, "message": "error", "shard": 1}, "waited": {"1": 65.0}, "heartbeat_bytes": 12},
+        {"shard": 1, "step": 812, "waiting": None, "waited": {"0": 0.01, "2": 3.25}, "heartbeat_bytes": 24},
+        {"shard": 2, "step": 813, "waiting": None, "waited": {}, "heartbeat_bytes": 12},
+    ]
+}
+
+
+def test_a_run_in_progress_says_what_is_waited_for_now_and_was():
+    assert waits_text(SAID, running=True).splitlines() == [
+        "shard 0  step 812, waits for `error` of step 812 from shard 1; waited 1 min 5 s for shard 1",
+        "shard 1  step 812; waited 3.2 s for shard 2",
+        "shard 2  step 813",
+    ]
+
+
+def test_one_that_is_over_waits_for_nothing():
+    assert waits_text(SAID, running=False).splitlines()[0] == "shard 0  812 steps; waited 1 min 5 s for shard 1"
+    assert not waits_text({}, running=False)
