@@ -3,10 +3,10 @@
     python -m tests.fabrics.kills --runs 50
     python -m tests.fabrics.kills --soak 3600
 
-Each run trains in a process of its own, with a Ray of its own. After a random time an actor's process, any worker of Ray's, Ray's node or the
-driver is killed with SIGKILL: during start, compilation, training, snapshots or evaluations, as it comes. Where the driver or the node dies,
-the same command is given again. At the end the result is compared with a run that nobody disturbed, bit for bit, and the process table is
-searched for what a run left. `--soak`: one long run, with a kill of an actor every minute, and the memory of its actors.
+Each run trains in a process of its own, with a Ray of its own. After a random time an actor, any worker of Ray, Ray's node or the driver is
+killed with SIGKILL: during start, compilation, training, snapshots or evaluations, as it comes. Where the driver or the node dies, the same
+command is given again. At the end the result is compared with a run that nobody disturbed, bit for bit, and the process table is searched
+for what a run left. `--soak`: one long run, with a kill of an actor every minute, and the memory of its actors.
 """
 
 from __future__ import annotations
