@@ -151,7 +151,7 @@ class ShardActor:
         from locallearn.runtime.links import LinkLost
 
         events = [self._events.popleft() for _ in range(len(self._events))]
-        error = self._worker.error if self._worker else None
+        error = (self._worker.error if self._worker else None) or (self._transport.fatal if self._transport else None)
         failure = None if error is None else (_one_line(error), "".join(traceback.format_exception(error)))
         waits = [wait for wait in list(self._transport.waiting.values()) if wait is not None] if self._transport else []
         waiting = (waits[0][0].step, waits[0][1], waits[0][0].src) if waits else None

@@ -63,7 +63,8 @@ class Sending:
     """This shard's end of a link to another, over one connection after the other.
 
     dial: makes a connection, and says from where on the other wants to be told; OSError where it cannot. start: before that this shard sent
-    nothing that it could send again. broken: why there is no connection at this moment, if there was one. beats: heartbeats sent.
+    nothing that it could send again. broken: why there is no connection at this moment, if there was one. error: why there
+    never will be. beats: heartbeats sent.
     """
 
     def __init__(self, shard: int, dial: Callable[[], tuple[socket.socket, Position]], start: Position, replay: int = REPLAY):
@@ -74,7 +75,7 @@ class Sending:
         self._kept: deque[tuple[Address, bytes]] = deque()
         self._bytes, self._forgotten = 0, start
         self._changed = threading.Condition()
-        self._error: LocallearnError | None = None
+        self.error: LocallearnError | None = None
         self.broken: str | None = None
         self.beats = 0
         threading.Thread(target=self._work, daemon=True, name=f"link to shard {shard}").start()
@@ -82,10 +83,10 @@ class Sending:
     def send(self, address: Address, data: bytes) -> None:
         """Hand over a frame; wait only where QUEUE are waiting already."""
         with self._changed:
-            while not self._error and len(self._left) + self._unsent >= QUEUE:
+            while not self.error and len(self._left) + self._unsent >= QUEUE:
                 self._changed.wait()
-            if self._error:
-                raise self._error
+            if self.error:
+                raise self.error
             self._keep(address, data)
             if self._wire is None:
                 self._unsent += 1
@@ -96,7 +97,7 @@ class Sending:
     def beat(self) -> None:
         """Say that this shard lives, and how much it has sent; find out whether the other does."""
         with self._changed:
-            if self._wire is None or self._error:
+            if self._wire is None or self.error:
                 return
             if not self._left:
                 self.beats += 1
@@ -122,7 +123,7 @@ class Sending:
     def close(self, error: LocallearnError) -> None:
         """Hang up for good."""
         with self._changed:
-            self._error = self._error or error
+            self.error = self.error or error
             if self._wire is not None:
                 hang_up(self._wire)
             self._changed.notify_all()
@@ -162,8 +163,8 @@ class Sending:
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._error or self._left or (self._wire is None and self._kept))
-                if self._error:
+                self._changed.wait_for(lambda: self.error or self._left or (self._wire is None and self._kept))
+                if self.error:
                     return
                 wire, rest = self._wire, self._left[0] if self._left else None
             if wire is None:
@@ -199,7 +200,7 @@ class Sending:
             hang_up(wire)
             return self.close(LinkLost(self._shard, f"it asks for step {wanted.step}, and what was sent then is not kept any more"))
         with self._changed:
-            if self._error:
+            if self.error:
                 return hang_up(wire)
             again = [data for address, data in self._kept if address.step >= (wanted.step if address.stream == TRAIN else wanted.aside)]
             self._left = deque(memoryview(record(len(data), number) + data) for number, data in enumerate(again))

@@ -63,7 +63,7 @@ class Links:
         self._silent: dict[int, str] = {}
         self._strikes: Counter[int] = Counter()
         self._changed = threading.Condition(threading.Lock())
-        self._closed = threading.Event()
+        self._closed, self._connected = threading.Event(), threading.Event()
         self._strangers = threading.Semaphore(STRANGERS)
         self.waiting: dict[int, tuple[Address, str] | None] = {}
         self.waited: Counter[int] = Counter()
@@ -73,6 +73,7 @@ class Links:
     def connect(self, places: Sequence[Place], start: Position = BEGINNING) -> None:
         """Where every shard listens; connections are made when they are first needed. start: from where on this shard wants to be told."""
         self._places, self._start, self._wanted = list(places), start, start
+        self._connected.set()
 
     def reached(self, position: Position) -> None:
         """All frames before this have been taken."""
@@ -91,6 +92,12 @@ class Links:
         """The shards that were linked with this one and are not now, and why."""
         with self._changed:
             return {shard: end.broken for shard, end in self._to.items() if end.broken} | self._silent
+
+    @property
+    def fatal(self) -> LinkLost | None:
+        """Why a link cannot be mended by those at its ends, if that is so. Who sends on it learns of it, who waits on others does not."""
+        errors = [end.error for end in list(self._to.values())]
+        return next((error for error in errors if isinstance(error, LinkLost)), None)
 
     @property
     def beat_bytes(self) -> int:
@@ -203,6 +210,8 @@ class Links:
         try:
             wire.settimeout(PATIENCE)
             src, hello = caller(wire, self._life, self._shard)
+            if not self._connected.wait(PATIENCE):
+                raise TimeoutError("this shard does not know yet from where on it wants to be told")
             welcome(wire, self._secret, hello, self._wanted)
         except OSError as error:
             log.warning("shard %d: hung up on a stranger: %s", self._shard, error)

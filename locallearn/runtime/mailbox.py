@@ -180,6 +180,7 @@ class Calls:
 
     lost: Mapping[int, str] = MappingProxyType({})
     """Ray knows who is gone."""
+    fatal = None
     beat_bytes = 0
     """What a call takes is Ray's affair."""
     buffered = False

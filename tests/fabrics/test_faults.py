@@ -103,6 +103,7 @@ def test_every_fault_of_a_link_is_noticed_and_mended(monkeypatch, caplog, kind):
     a, b = Links(0, HOST, 7, SECRET), Links(1, HOST, 7, SECRET)
     culprit = Culprit(b.place, kind, 0.02, seed=5)
     a.connect([a.place, culprit.place])
+    b.connect([])
     sender = threading.Thread(target=lambda: [a.post(address(step), message(step)) for step in range(count)], daemon=True)
     sender.start()
     doubled = 0
