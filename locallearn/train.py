@@ -7,8 +7,8 @@ sense; a message that begins with "is missing" is about a key that should be the
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from locallearn.fields import Count, Decay, Fraction, NonNegative, Positive
 from locallearn.markers import Named, Size
@@ -103,7 +103,9 @@ class Optimizer:
         elif self.name in ("adam", "adamw"):
             parts.append(optax.scale_by_adam(self.beta1, self.beta2, self.epsilon))
         parts += decay if self.name == "adamw" else []
-        return optax.chain(*parts, optax.scale_by_learning_rate(self.learning_rate(steps, block)))
+        if self.schedule != "constant" or self.warmup:
+            parts.append(optax.scale_by_schedule(replace(self, rate=1.0, block_rates=None).learning_rate(steps)))
+        return optax.chain(*parts, _at_rate(self.rate * (self.block_rates[block] if self.block_rates else 1.0)))
 
 
 ADAM = Optimizer()
@@ -115,6 +117,27 @@ _ONLY_WITH = (
     (("momentum", "nesterov"), "name", ("momentum",)),
     (("beta1", "beta2", "epsilon"), "name", ("adam", "adamw")),
 )
+
+
+class Rate(NamedTuple):
+    """The rate as a number of the state, not of the program: runs that differ in it alone share what is compiled."""
+
+    rate: Any
+
+
+def _at_rate(rate: float) -> optax.GradientTransformation:
+    """Down the gradient."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    def init(params: Any) -> Rate:
+        return Rate(jnp.float32(rate))
+
+    def update(updates: Any, state: Rate, params: Any = None) -> tuple[Any, Rate]:
+        return jax.tree.map(lambda u: -state.rate.astype(u.dtype) * u, updates), state
+
+    return optax.GradientTransformation(init, update)
 
 
 def _matrices(params: Any) -> Any:

@@ -176,6 +176,11 @@ class Config:
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
+    def structure(self) -> str:
+        """The digest without the optimizer's rates: equal for runs that what was compiled for one of them can train."""
+        optimizer = dataclasses.replace(self.train.optimizer, rate=1.0, block_rates=None)
+        return dataclasses.replace(self, train=dataclasses.replace(self.train, optimizer=optimizer)).digest()
+
     def identity(self) -> str:
         """The first eight digits of `digest`, for names."""
         return self.digest()[:8]

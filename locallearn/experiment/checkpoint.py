@@ -77,6 +77,10 @@ def arrays(folder: Path) -> dict[str, np.ndarray]:
 
 def names(setup: Setup, stage: Stage) -> list[list[str]]:
     """The name of every array of a snapshot, by shard, in its order; those of the second replica and so on begin with `replica1/`."""
+    return setup.once("names", stage, lambda: _names(setup, stage))
+
+
+def _names(setup: Setup, stage: Stage) -> list[list[str]]:
     held = abstract(setup, stage)
     found = []
     for shard in range(stage.wiring.shards):

@@ -46,15 +46,16 @@ def find(config: Config, load: Callable[[Any], Dataset] = load_data, tested: boo
     return Found(dataset.example_shape, dataset.classes, dataset.intake, Split(parts.train, parts.validation, test))
 
 
-def prepare(config: Config, load: Callable[[Any], Dataset] = load_data, tested: bool = True) -> Setup:
+def prepare(config: Config, load: Callable[[Any], Dataset] = load_data, tested: bool = True, known: dict[Any, Any] | None = None) -> Setup:
     """Everything that the run needs.
 
     load: how its data gets into memory, such as a function that remembers it for the next run. tested: without, there is no test set.
+    known: what was found out about a run of the same structure, which is added to.
     """
-    return arrange(config, find(config, load, tested))
+    return arrange(config, find(config, load, tested), known)
 
 
-def arrange(config: Config, found: Found) -> Setup:
+def arrange(config: Config, found: Found, known: dict[Any, Any] | None = None) -> Setup:
     """The same, with data that was found already."""
     examples = len(found.parts.train.y)
     together = config.train.batch * config.replicas.count
@@ -79,6 +80,7 @@ def arrange(config: Config, found: Found) -> Setup:
         clock=_clock(config),
         count=config.count,
         replicas=config.replicas,
+        known={} if known is None else known,
     )
     _afford(setup)
     return setup

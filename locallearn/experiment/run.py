@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from locallearn.config.combination import Tuned
 from locallearn.config.run import Config, write_yaml
@@ -50,6 +50,13 @@ class FailedBefore(LocallearnError):
     """The run failed earlier and was not to be tried again."""
 
 
+class Shared(NamedTuple):
+    """Of runs with the same structure: what `Setup.once` found out, and compiled programs."""
+
+    known: dict[Any, Any]
+    programs: dict[Any, Any]
+
+
 @dataclass(frozen=True)
 class How:
     """How a run is carried out: nothing here changes its result.
@@ -57,7 +64,7 @@ class How:
     on: `local` (one compiled program), `eager` (message by message) or `ray` (one actor for each shard). address: of a Ray that runs
     already. transport: of the frames between actors, one of `TRANSPORTS`. network: emulated between them. keep_seconds: least time
     between checkpoints. interrupted: asked after every event, true to stop. load: gets data into memory. retry: whether a run that failed
-    is tried again. programs: what earlier runs compiled, for seeds of the same configuration. source, varied, tuned: noted
+    is tried again. shared: what earlier runs left for others that differ in seeds and rates alone. source, varied, tuned: noted
     beside the run, where it comes from, what sets it apart in a sweep and what tuning has to do with it.
     """
 
@@ -71,7 +78,7 @@ class How:
     load: Callable[[Any], Any] = load_data
     retry: bool = True
     source: str | None = None
-    programs: dict[str, Any] = field(default_factory=dict)
+    shared: dict[str, Shared] = field(default_factory=dict)
     varied: Mapping[str, Any] = field(default_factory=dict)
     tuned: Tuned | None = None
 
@@ -120,7 +127,7 @@ def execute(config: Config, how: How = How(), directory: Path | None = None, fre
     """
     runnable(config, how.on)
     if directory is None:
-        return _train(config, how, prepare(config, how.load, how.tested), None)
+        return _train(config, how, _prepared(config, how), None)
     if fresh:
         move_away(directory)
     store = Store(directory)
@@ -164,7 +171,7 @@ def _stored(config: Config, how: How, store: Store) -> Result:
         meta |= {"cluster": config.asked()} if how.on == "ray" else {}
         store.begin(write_yaml(config, _header(how, meta)), meta)
     try:
-        setup = prepare(config, how.load, how.tested)
+        setup = _prepared(config, how)
         return _train(config, how, setup, store)
     except Exception as error:
         if not isinstance(error, Interrupted | Held | NoRoom):  # with the run itself nothing is wrong
@@ -216,12 +223,22 @@ def _kept_in_time(event: Event) -> bool:
 
 
 def session_for(config: Config, how: How, setup: Setup) -> Session:
-    """A session that needs no other process. Seeds share their programs: those of the last configuration are kept."""
+    """A session that needs no other process."""
     if how.on == "eager":
         return EagerSession(setup) if setup.replicas.count == 1 else EagerReplicas(setup)
-    if config.digest() not in how.programs:
-        how.programs.clear()
-    return FusedSession(setup, how.programs.setdefault(config.digest(), {}))
+    return FusedSession(setup, _shared(config, how).programs)
+
+
+def _prepared(config: Config, how: How) -> Setup:
+    return prepare(config, how.load, how.tested, _shared(config, how).known)
+
+
+def _shared(config: Config, how: How) -> Shared:
+    """What runs of the last structure left for the next one; trials have smaller evaluations than runs that are tested."""
+    key = f"{config.structure()} {how.tested}"
+    if key not in how.shared:
+        how.shared.clear()
+    return how.shared.setdefault(key, Shared({}, {}))
 
 
 def _events(config: Config, how: How, setup: Setup, resume: Snapshot | None, keep_seconds: float) -> Generator[Event, None, None]:

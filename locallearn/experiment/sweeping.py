@@ -114,7 +114,7 @@ class Course:
 
     def _side_by_side(self, runs: Sequence[tuple[int, Run]]) -> Iterator[Begun | Outcome]:
         """Seeds of a combination in one process."""
-        here = replace(self.how, tell=silent, interrupted=never, load=load_data, programs={}, retry=self.retry_failed)
+        here = replace(self.how, tell=silent, interrupted=never, load=load_data, shared={}, retry=self.retry_failed)
         tasks: dict[str, list[Any]] = {}
         for number, run in runs:
             tasks.setdefault(run.name, []).append((number, run, self.directory(run)))
@@ -158,7 +158,7 @@ def carried_out(number: int, run: Run, directory: Path, how: How) -> Outcome:
 
 def _work(how: How, task: Sequence[tuple[int, Run, Path]], tell: Callable[[Any], None], stop: Callable[[], bool]) -> None:
     """Some runs, one after the other, in a process of their own."""
-    how = replace(how, interrupted=stop, load=kept(_loader))
+    how = replace(how, interrupted=stop, load=kept(_loader), shared=kept(dict))
     with contextlib.suppress(Interrupted):
         for number, run, directory in task:
             if stop():

@@ -94,6 +94,7 @@ class Setup:
 
     stop_accuracy, stop_bytes: end early at this validation accuracy, or before these bytes are passed. intake: how the examples of the
     split become what the bottom block sees. diagnostics: what is found out at evaluations besides (`locallearn.runtime.diagnostics`).
+    known: what `once` found out, which setups of one structure may share: it depends on no seed and no rate.
     clock: the timetable of so many steps of a stage between two evaluations, for runs that have a virtual clock. count: what bytes are
     counted, one of `traffic.LEVELS`. batch: examples of one replica's step.
     """
@@ -111,7 +112,7 @@ class Setup:
     clock: Callable[[Stage, int], Timetable] | None = None
     count: str = "framed"
     replicas: Replicas = ALONE
-    _footprints: dict[Any, Footprint] = field(default_factory=dict, init=False, repr=False)
+    known: dict[Any, Any] = field(default_factory=dict, repr=False)
     _timetables: dict[tuple[int, int], Timetable] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -158,7 +159,7 @@ class Setup:
             traffic = part.traffic * self.microbatches
             return part._replace(traffic=traffic.copied(self.replicas.count) if self.replicas.count > 1 else traffic)
 
-        return self._once(("step", stage), make)
+        return self.once("step", stage, make)
 
     def plan_average(self, stage: Stage) -> Footprint:
         """What an average of the replicas sends."""
@@ -168,13 +169,13 @@ class Setup:
             plan = plan_average(self.deal(stage), stage.blocks, stage.wiring, self.replicas, state)
             return Footprint(plan.traffic.at(self.count), {}, plan.hops)
 
-        return self._once(("average", stage), make) if self.replicas.count > 1 else Footprint(Traffic().at(self.count), {}, 0)
+        return self.once("average", stage, make) if self.replicas.count > 1 else Footprint(Traffic().at(self.count), {}, 0)
 
     def plan_evaluation(self, stage: Stage) -> Footprint:
         """What the evaluation of one batch sends."""
         predict = lambda chain, state, batch: stage.rule.predict(chain, state, batch.x)  # noqa: E731
         blocks, size = stage.evaluating, self.evaluation_batch
-        return self._once(("evaluation", stage), lambda: self._plan(stage, stage.wiring, blocks, predict, size, training=False))
+        return self.once("evaluation", stage, lambda: self._plan(stage, stage.wiring, blocks, predict, size, training=False))
 
     def plan_decision(self, stage: Stage) -> Footprint:
         """What the decision after an evaluation sends: to each replica's top from the one before it, and down in each."""
@@ -259,10 +260,12 @@ class Setup:
         state = jax.eval_shape(lambda: init_state(stage.rule, stage.blocks, 0))
         return ring_memory(self.deal(stage), stage.blocks, state, self.seed)
 
-    def _once(self, key: Any, make: Callable[[], Footprint]) -> Footprint:
-        if key not in self._footprints:
-            self._footprints[key] = make()
-        return self._footprints[key]
+    def once(self, what: str, stage: Stage, make: Callable[[], Any]) -> Any:
+        """What a stage, with its codecs, is known to have; made when it is first asked for."""
+        key = what, stage.start, tuple(stage.wiring.codecs.items())
+        if key not in self.known:
+            self.known[key] = make()
+        return self.known[key]
 
     def _plan(
         self, stage: Stage, wiring: Wiring, blocks: Sequence[Block], choreography: Any, size: int, training: bool = True

@@ -130,7 +130,7 @@ def test_bytes_end_the_run_before_they_are_passed_and_no_earlier(make_setup, pha
 
     def last(limit):
         limited = replace(setup, stop_bytes=limit)
-        limited._footprints.update(setup._footprints)  # planned once
+        limited.known.update(setup.known)  # planned once
         return list(train(Script(limited)))[-1]
 
     spent = {e.step: e.traffic.bytes for e in events(Script(setup), Evaluated)}
