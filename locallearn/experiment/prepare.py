@@ -80,8 +80,9 @@ def arrange(config: Config, found: Found, known: dict[Any, Any] | None = None) -
         clock=_clock(config),
         count=config.count,
         replicas=config.replicas,
-        known={} if known is None else known,
     )
+    if known is not None:
+        setup.sharing(known)
     _afford(setup)
     return setup
 

@@ -112,7 +112,7 @@ class Setup:
     clock: Callable[[Stage, int], Timetable] | None = None
     count: str = "framed"
     replicas: Replicas = ALONE
-    known: dict[Any, Any] = field(default_factory=dict, repr=False)
+    known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
     _timetables: dict[tuple[int, int], Timetable] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -259,6 +259,11 @@ class Setup:
         """What the ends of the replicas' rings remember before the stage, by block, stacked over the replicas."""
         state = jax.eval_shape(lambda: init_state(stage.rule, stage.blocks, 0))
         return ring_memory(self.deal(stage), stage.blocks, state, self.seed)
+
+    def sharing(self, known: dict[Any, Any]) -> Setup:
+        """Itself, with what is known of other setups of its structure; what it finds out is added to that."""
+        object.__setattr__(self, "known", known)
+        return self
 
     def once(self, what: str, stage: Stage, make: Callable[[], Any]) -> Any:
         """What a stage, with its codecs, is known to have; made when it is first asked for."""
