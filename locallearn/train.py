@@ -134,7 +134,7 @@ def _at_rate(rate: float) -> optax.GradientTransformation:
     def init(params: Any) -> Rate:
         return Rate(jnp.float32(rate))
 
-    def update(updates: Any, state: Rate, params: Any = None) -> tuple[Any, Rate]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         return jax.tree.map(lambda u: -state.rate.astype(u.dtype) * u, updates), state
 
     return optax.GradientTransformation(init, update)
