@@ -251,7 +251,12 @@ def submit(
 @click.argument("results", type=click.Path(path_type=Path))
 @click.option("--checkpoints", is_flag=True)
 def pack(runs: Path, results: Path, checkpoints: bool) -> None:
-    """Print results as text, for `submit`."""
+    """Print results as text, for `submit` to unpack elsewhere.
+
+    \b
+    Example:
+      locallearn pack ~/locallearn-runs first
+    """
     from locallearn.submission.results import pack as packed
 
     click.echo(packed(runs, results, checkpoints))
