@@ -79,7 +79,10 @@ def _connect(address: str | None, needed: Mapping[str, float]) -> bool:
     with _no_fork_warning():
         cpus = max(math.ceil(needed.get("CPU", 0)), os.cpu_count() or 1)
         own = {name: amount for name, amount in needed.items() if name not in ("CPU", "GPU")}
-        ray.init(address="local", include_dashboard=False, num_cpus=cpus, resources=own, **quiet)
+        try:
+            ray.init(address="local", include_dashboard=False, num_cpus=cpus, resources=own, **quiet)
+        except Exception as error:
+            raise NoRay(f"Ray did not start on this machine, which may be too busy: {str(error).strip().splitlines()[0]}") from error
     return True
 
 

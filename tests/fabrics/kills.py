@@ -106,7 +106,7 @@ def one(rule: str, steps: int, keep: float, kind: str, chance: random.Random, fo
             time.sleep(0.2)
         driver.communicate()
         again += 1
-        assert again < 8, f"{folder} does not end"
+        assert again < 20, f"{folder} does not end"
     time.sleep(3)
     left = {pid: command for pid, command in seen.items() if processes().get(pid, (0, ""))[1] == command}
     ending = Store(folder).read("result.json")
