@@ -41,7 +41,8 @@ class Lines:
                 self.step = event.step
                 return []
             case RolledBack():
-                return [*_folded("lost", event.reason), f"back     to step {event.step} of {self.steps}"]
+                who = "all" if event.shard is None else f"shard {event.shard}"
+                return [*_folded("lost", event.reason), f"back     {who} to step {event.step} of {self.steps}"]
             case Recovered():
                 return [f"again    at step {event.step}, {duration(event.seconds)} after it was lost"]
             case Ended():
