@@ -178,6 +178,10 @@ class Config:
 
     def structure(self) -> str:
         """The digest without the optimizer's rates: equal for runs that what was compiled for one of them can train."""
+        return self._structure
+
+    @functools.cached_property
+    def _structure(self) -> str:
         optimizer = dataclasses.replace(self.train.optimizer, rate=1.0, block_rates=None)
         return dataclasses.replace(self, train=dataclasses.replace(self.train, optimizer=optimizer)).digest()
 
