@@ -162,7 +162,8 @@ class _Course:
         self.seconds += time.perf_counter() - started
         diagnosis = self.session.diagnose(step) if self.setup.diagnostics else {}
         yield Evaluated(step, self.seconds, self.session.compile_seconds, loss, accuracy, lossless, self.session.traffic, diagnosis)
-        if decision == KEEP or (decision == GO_ON and step == self.cuts.at):
+        leaving = self.session.whole and step < self.setup.steps and self.leaving()  # asked for while the evaluation was told
+        if decision == KEEP or (decision == GO_ON and (step == self.cuts.at or leaving)):
             yield self._snapshot(step)
         if decision == STOP and self.reason == "steps":
             self.reason = "stopped"

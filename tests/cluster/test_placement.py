@@ -21,6 +21,9 @@ from locallearn.runtime.training import train
 
 CORES = (3, 5, 6, 7)
 
+# Ray starts the machines of a test by forking, which JAX dislikes if another test had it begun; the children become other programs at once.
+pytestmark = pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
+
 # what a file may ask for
 
 RUN = {

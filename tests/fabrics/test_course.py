@@ -46,6 +46,9 @@ class Script:
         self.log.append(("decide", self.step))
         return choice if self.told is None else self.told(self.step)
 
+    def conclude(self):
+        self.concluded = self.step
+
     def snapshot(self):
         return [[np.array([self.step])]]
 
@@ -67,7 +70,7 @@ def test_a_run_evaluates_every_so_many_steps_and_at_its_end(make_setup):
     got = list(train(session))
     assert [e.step for e in got if isinstance(e, Evaluated)] == [5, 10, 15, 20, 23]
     assert isinstance(got[0], Compiled)
-    assert got[-1].step == 23
+    assert got[-1].step == session.concluded == 23
     assert got[-1].reason == "steps"
     assert [e.step for e in got if isinstance(e, Progress)][-1] == 23
 

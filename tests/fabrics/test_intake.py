@@ -19,6 +19,7 @@ from locallearn.runtime.framed import EagerSession
 from locallearn.runtime.fused import FusedSession, _steps
 from locallearn.runtime.intake import seen, seen_in_training, training_program
 from locallearn.runtime.setup import Split
+from locallearn.runtime.stale import kept
 from locallearn.runtime.training import Finished, Snapshot, train
 
 KEY = jax.random.PRNGKey(7)
@@ -244,8 +245,9 @@ def test_off_costs_nothing(make_setup, pictures):
         setup = setup_of(make_setup, floats, Intake())
         index, keys = np.zeros((4, setup.batch), np.int32), np.zeros((4, 2), np.uint32)
         run = jax.jit(functools.partial(_steps, setup.stages[0], **options))
-        carry = setup.begin(setup.stages[0]), setup.memory(setup.stages[0])
-        return run.lower(carry, *floats.train, index, keys, np.int32(0)).as_text()
+        carry = setup.begin(setup.stages[0]), setup.memory(setup.stages[0]), kept(setup.begin(setup.stages[0]), 0)
+        delays = np.zeros((4, len(setup.stages[0].blocks)), np.int32)
+        return run.lower(carry, *floats.train, index, keys, delays, np.int32(0), np.int32(0)).as_text()
 
     assert program() == program(intake=Intake(blank=-1.0))
     assert program() != program(intake=Intake(augment=Augment(flip=True)))
