@@ -146,7 +146,8 @@ def _dashboards(processes: Iterable[tuple[str, list[str]]] | None = None) -> Fin
                 "reaches it can run programs here. Start Ray with RAY_AUTH_MODE=token, or with --dashboard-host=127.0.0.1"
             )
         seen.append(f"{host}:{port}")
-    return True, f"dashboards of Ray: {', '.join(seen)}, closed to strangers" if seen else "no dashboard of Ray is open to strangers"
+    places = ", ".join(dict.fromkeys(seen))
+    return True, f"dashboards of Ray: {places}, closed to strangers" if seen else "no dashboard of Ray is open to strangers"
 
 
 def _loopback(host: str) -> bool:
