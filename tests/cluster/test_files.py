@@ -250,13 +250,15 @@ def ray_commands(text):
 
 def parsed(group, command):
     """Read a command line as click would; a click error for what it does not know."""
+    context = None
     while isinstance(group, click.Group):
         name, *command = command
-        found = group.get_command(click.Context(group), name)
+        context = click.Context(group, context, **group.context_settings)  # from which commands know how help is asked for, once for all
+        found = group.get_command(context, name)
         if found is None:
             raise click.UsageError(f"no such command: {name}")
         group = found
-    return group.make_context(group.name, list(command))
+    return group.make_context(group.name, list(command), parent=context)
 
 
 def test_the_nodes_of_ray_yaml_start_ray_as_it_can_be_started():

@@ -26,18 +26,19 @@ def states(root):
 
 
 def test_runs_that_a_sweep_has_not_begun_are_told(tmp_path, writer):
-    planned(tmp_path, RUN, "backprop-exact-00000000/seed-1")
-    writer(tmp_path, "backprop", "exact", 0)
-    writer(tmp_path, "backprop", "int8", 0, reason="diverged")
-    writer(tmp_path, "mono_forward", "exact", 0, failure="gone")
-    assert states(tmp_path) == {
+    folder = tmp_path / "sweep"  # of its own, in a folder that holds nothing else
+    planned(folder, RUN, "backprop-exact-00000000/seed-1")
+    writer(folder, "backprop", "exact", 0)
+    writer(folder, "backprop", "int8", 0, reason="diverged")
+    writer(folder, "mono_forward", "exact", 0, failure="gone")
+    assert states(folder) == {
         RUN: "finished",
         "backprop-int8-00000000/seed-0": "diverged",
         "mono_forward-exact-00000000/seed-0": "failed",
         "backprop-exact-00000000/seed-1": "new",
     }
-    assert states(tmp_path.parent)[f"{tmp_path.name}/backprop-exact-00000000/seed-1"] == "new"
-    assert counted(Status(tmp_path).rows()) == "4 runs: 1 failed, 1 diverged, 1 finished, 1 new"
+    assert states(tmp_path)[f"{folder.name}/backprop-exact-00000000/seed-1"] == "new"
+    assert counted(Status(folder).rows()) == "4 runs: 1 failed, 1 diverged, 1 finished, 1 new"
 
 
 def test_a_tuned_sweep_is_not_over_before_its_studies_have_chosen(tmp_path, writer):
