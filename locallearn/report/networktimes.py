@@ -14,7 +14,7 @@ from locallearn.report.summary import Group, foremost
 from locallearn.report.targets import first_reaching
 
 if TYPE_CHECKING:
-    from locallearn.network.predict import Course
+    from locallearn.experiment.predict import Course
 
 TOLD = 8
 """Groups in all: each costs most of a second."""
@@ -51,7 +51,7 @@ def network_times(material: Material, targets: Mapping[str, float]) -> dict[str,
 
 def _wider(material: Material, told: Sequence[Times]) -> Iterator[Times]:
     """The reference, and the fastest of the rules that are no baselines, on more shards than they had, too."""
-    from locallearn.network.predict import predict
+    from locallearn.experiment.predict import predict
 
     known = [times for times in told if times.seconds]
     others = [times for times in known if not material.baseline(times.group.rule)]
@@ -76,7 +76,7 @@ def _median_run(material: Material, group: Group, accuracy: float | None) -> str
 
 
 def _times(material: Material, group: Group, run: str, accuracy: float | None) -> Times:
-    from locallearn.network.predict import course_of, predict
+    from locallearn.experiment.predict import course_of, predict
 
     try:
         course = course_of(material.root / run, accuracy)

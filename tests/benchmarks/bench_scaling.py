@@ -13,7 +13,7 @@ import os
 import time
 from dataclasses import replace
 
-from locallearn.network.predict import Course, predict
+from locallearn.experiment.predict import Course, predict
 from locallearn.networks import parse_network
 from locallearn.runtime.cluster import Crew
 from locallearn.runtime.fused import FusedSession

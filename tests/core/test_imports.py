@@ -30,6 +30,7 @@ MAY = {
     "data": {"locallearn.errors", "locallearn.fields", "locallearn.markers", "locallearn.data"},
     "rules": {"locallearn." + name for name in ("block", "chain", "rule", "convolution", "fields", "errors", "rules", "search")},
     "runtime": {*CORE, "locallearn.data", "locallearn.runtime"},
+    "network": {*CORE, "locallearn.schedule", "locallearn.runtime", "locallearn.network"},
 }
 """What each part may import of locallearn; `experiment` and the command line may import everything below them."""
 

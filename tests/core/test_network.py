@@ -10,10 +10,10 @@ import locallearn
 from locallearn.cli import code_of
 from locallearn.config.run import resolve
 from locallearn.errors import LocallearnError
+from locallearn.experiment.predict import course_of, predict
 from locallearn.experiment.prepare import network
 from locallearn.network.clock import _pipelined, _replayed, ends, upwards
 from locallearn.network.graph import Event, as_ready, step_graph
-from locallearn.network.predict import course_of, predict
 from locallearn.network.prices import Prices, likenesses
 from locallearn.networks import NETWORKS, Network, parse_network
 from locallearn.runtime.wiring import deal

@@ -6,11 +6,11 @@ import pytest
 from locallearn.cli import code_of
 from locallearn.config.run import resolve
 from locallearn.errors import ConfigError, LocallearnError
+from locallearn.experiment.predict import course_of, predict
 from locallearn.experiment.prepare import network, prepare
 from locallearn.experiment.run import How, execute
 from locallearn.network.clock import _replayed
 from locallearn.network.graph import Event, step_graph
-from locallearn.network.predict import course_of, predict
 from locallearn.network.stale import staggered
 from locallearn.networks import NETWORKS, Network
 from locallearn.runtime.wiring import deal
