@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from locallearn.errors import LocallearnError
 from locallearn.experiment.prepare import network
+from locallearn.experiment.record import first_reaching
 from locallearn.experiment.result import load
 from locallearn.experiment.store import Store
 from locallearn.network.clock import ends
@@ -73,11 +74,11 @@ def course_of(folder: Path, accuracy: float | None = None, step_seconds: float |
         what = "on any other network its weights would have been of another age; its own is told by `locallearn show`"
         raise LocallearnError(f"{folder}: trained with a staleness of {schedule.staleness} on {schedule.network}; {what}")
     if accuracy is not None:
-        reached = [record["step"] for record in result.curve if (record["validation_accuracy"] or 0) >= accuracy]
-        if not reached:
+        reached = first_reaching(result.curve, accuracy)
+        if reached is None:
             best = max((record["validation_accuracy"] or 0 for record in result.curve), default=0)
             raise LocallearnError(f"{folder}: never had a validation accuracy of {accuracy:g}; its best was {best:.4f}")
-        steps = reached[0]
+        steps = reached["step"]
     stages = Store(folder).read("plan.json").get("stages")
     if stages is None:
         raise LocallearnError(f"{folder}: plan.json is missing, or knows no stages")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from locallearn.experiment.files import finite
@@ -62,3 +63,8 @@ def hops_at(setup: Setup, step: int) -> int:
         reached = max(stage.start, min(step, stage.stop))
         hops += (reached - stage.start) * setup.plan_step(stage).hops + setup.averages(stage, reached) * setup.plan_average(stage).hops
     return hops
+
+
+def first_reaching(records: Sequence[Mapping[str, Any]], accuracy: float) -> Mapping[str, Any] | None:
+    """The first evaluation with this validation accuracy; None if there is none."""
+    return next((record for record in records if (record.get("validation_accuracy") or 0.0) >= accuracy), None)

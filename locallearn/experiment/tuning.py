@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from locallearn.config.sweep import Run, Sweep
 from locallearn.config.tuning import BYTES, Study
+from locallearn.experiment.record import first_reaching
 from locallearn.experiment.run import Interrupted
 from locallearn.experiment.store import FAILED, FINISHED, RUNNING, Store
 from locallearn.experiment.sweeping import Course
@@ -71,7 +72,8 @@ def _figures(store: Store, sweep: Sweep) -> dict[str, Any] | None:
 
 def bytes_to_target(records: Sequence[Mapping[str, Any]], accuracy: float) -> float:
     """Until the first evaluation with this validation accuracy; infinite if there is none."""
-    return next((record["bytes"] for record in records if (record.get("validation_accuracy") or 0.0) >= accuracy), math.inf)
+    reached = first_reaching(records, accuracy)
+    return reached["bytes"] if reached else math.inf
 
 
 def _score(figures: Mapping[str, Any], sweep: Sweep) -> tuple[float, ...]:

@@ -11,7 +11,7 @@ from locallearn.errors import LocallearnError
 from locallearn.networks import NETWORKS
 from locallearn.report.material import Material
 from locallearn.report.summary import Group, foremost
-from locallearn.report.targets import first_reaching
+from locallearn.report.targets import costs_to
 
 if TYPE_CHECKING:
     from locallearn.experiment.predict import Course
@@ -70,7 +70,7 @@ def _median_run(material: Material, group: Group, accuracy: float | None) -> str
     """The run in the middle, by bytes to the accuracy; none if it does not get there."""
     if accuracy is None:
         return group.runs[0]
-    costs = sorted((first_reaching(material.courses.get(run, ()), accuracy)[0], run) for run in group.runs)
+    costs = sorted((costs_to(material.courses.get(run, ()), accuracy)[0], run) for run in group.runs)
     sent, run = costs[len(costs) // 2]
     return run if math.isfinite(sent) else ""
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from locallearn.experiment.record import first_reaching
 from locallearn.report.material import Material
 from locallearn.report.summary import Group
 
@@ -64,15 +65,13 @@ def _end(material: Material, group: Group) -> float | None:
 
 def reached(material: Material, group: Group, accuracy: float) -> Reached:
     """By the first evaluation of each run that has this accuracy."""
-    costs = [first_reaching(material.courses.get(run, ()), accuracy) for run in group.runs]
+    costs = [costs_to(material.courses.get(run, ()), accuracy) for run in group.runs]
     missed = sum(math.isinf(sent) for sent, _ in costs)
     sent, seconds = ((statistics.median(some), min(some), max(some)) for some in zip(*costs, strict=True))
     return Reached(sent, seconds, missed, len(costs))
 
 
-def first_reaching(rows: Sequence[dict[str, Any]], accuracy: float) -> tuple[float, float]:
+def costs_to(rows: Sequence[dict[str, Any]], accuracy: float) -> tuple[float, float]:
     """Bytes and seconds until a run's first evaluation with this accuracy; infinite if there is none."""
-    for row in rows:
-        if (row.get("validation_accuracy") or 0.0) >= accuracy:
-            return float(row.get("bytes") or 0), float(row.get("seconds") or 0)
-    return math.inf, math.inf
+    row = first_reaching(rows, accuracy)
+    return (float(row.get("bytes") or 0), float(row.get("seconds") or 0)) if row else (math.inf, math.inf)

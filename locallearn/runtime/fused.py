@@ -195,7 +195,8 @@ class FusedSession(Session):
         index = np.zeros((CHUNK, setup.batch * setup.replicas.count), np.int32)
         index[:n] = setup.indices(start, stop)
         keys = step_keys(setup.seed, start, start + CHUNK)
-        due = np.array([setup.due(stage, step) for step in range(start, start + CHUNK)])
+        due = np.zeros(CHUNK, bool)
+        due[:n] = [setup.due(stage, step) for step in range(start, stop)]
         delays = np.zeros((CHUNK, len(stage.blocks)), np.int32)
         delays[:n] = setup.delays(stage, start, stop)
         args = index, keys, delays, np.int32(start), np.int32(n), due
@@ -204,7 +205,7 @@ class FusedSession(Session):
             self._state, self._memory, self._ring = carry
         else:
             self._state, self._memory, self._shared = carry
-        planned = self._step * n + self._average * int(due[:n].sum())
+        planned = self._step * n + self._average * int(due.sum())
         self.traffic += _measured(planned, *self._each(sizes))
         return np.asarray(losses)[:n]
 
