@@ -19,7 +19,7 @@ from locallearn.runtime.endpoint import Endpoint
 from locallearn.runtime.frame import CONTROL, EVALUATE, TRAIN, Address, address_of, frame, machines, unframe
 from locallearn.runtime.intake import evaluation_program, training_program
 from locallearn.runtime.local import Eager, Framed
-from locallearn.runtime.parts import carried, carried_ring, fill, machine_part, merge_rows, merge_shared, settle_all
+from locallearn.runtime.parts import carried, carried_ring, fill, machine_part, merge_parts, settle_all
 from locallearn.runtime.segments import Segments
 from locallearn.runtime.session import Session, Together, batch_gradients, count_correct, padded, training_step
 from locallearn.runtime.setup import Setup, Stage, begin_shared
@@ -173,9 +173,7 @@ class FramedSession(Session):
             for slot, (senders, receivers) in zip(self._ends, parts[shard][1], strict=True):
                 slot[shard].senders.update(senders)
                 slot[shard].receivers.update(receivers)
-        if self.shared is not None:
-            self.shared = merge_shared(wiring.placement, {shard: part[3:] for shard, part in parts.items()})
-        self._state, self._ring = (merge_rows(wiring.placement, {shard: part[k] for shard, part in parts.items()}) for k in (0, 2))
+        self._state, self._ring, self.shared = merge_parts(wiring.placement, parts)
 
     def together(self, jobs: list[Callable[[], Any]]) -> list[Any]:
         """The microbatches' jobs, one after the other; each is computed to its end."""

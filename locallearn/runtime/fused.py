@@ -21,7 +21,7 @@ from locallearn.runtime.averaging import Shared, begin_agreement, evaluated, of,
 from locallearn.runtime.diagnostics import Diagnosis, Diagnostics
 from locallearn.runtime.intake import seen, seen_in_training
 from locallearn.runtime.local import Fused
-from locallearn.runtime.parts import carried, carried_ring, fill, machine_part, merge_rows, merge_shared
+from locallearn.runtime.parts import carried, carried_ring, fill, machine_part, merge_parts
 from locallearn.runtime.ring import Deal, ring_channels
 from locallearn.runtime.session import Session, count_correct, padded
 from locallearn.runtime.setup import Setup, Stage
@@ -186,8 +186,7 @@ class FusedSession(Session):
             {channel: (parts[channel.src][1][k][0][channel], parts[channel.dst][1][k][1][channel]) for channel in slot}
             for k, slot in enumerate(own[1])
         ]
-        shared = None if self._shared is None else merge_shared(wiring.placement, {shard: part[3:] for shard, part in parts.items()})
-        state, older = (merge_rows(wiring.placement, {shard: part[k] for shard, part in parts.items()}) for k in (0, 2))
+        state, older, shared = merge_parts(wiring.placement, parts)
         return state, memory, older, shared
 
     def _advance(self, start: int, stop: int) -> np.ndarray:

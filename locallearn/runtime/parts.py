@@ -73,10 +73,14 @@ def machine_part(wiring: Wiring, held: Sequence[Any], shard: int) -> tuple[Any, 
     return *own, of_shard(wiring.placement, shared.agreement, shard), ring
 
 
-def merge_shared(placement: Sequence[int], parts: Mapping[int, Sequence[Any]]) -> Shared:
-    """What one replica shares, from its shards' (agreements, ring)."""
-    rows, rings = ({shard: part[k] for shard, part in parts.items()} for k in (0, 1))
-    return Shared(merge_rows(placement, rows), {i: rings[shard][i] for shard in rings for i in rings[shard]})
+def merge_parts(placement: Sequence[int], parts: Mapping[int, Sequence[Any]]) -> tuple[Row, Row, Shared | None]:
+    """(states, older weights, what it shares or None) of one replica, from its shards' `machine_part`s; channel memories are left out."""
+    columns = [{shard: part[k] for shard, part in parts.items()} for k in range(len(next(iter(parts.values()))))]
+    state, older = merge_rows(placement, columns[0]), merge_rows(placement, columns[2])
+    if len(columns) == 3:
+        return state, older, None
+    agreements, rings = columns[3:]
+    return state, older, Shared(merge_rows(placement, agreements), {i: own for ring in rings.values() for i, own in ring.items()})
 
 
 def carried(old: Mapping[Channel, Any], new: dict[Channel, Any], before: Wiring | None, now: Wiring) -> dict[Channel, Any]:
