@@ -56,3 +56,8 @@ def decimal(value: float | None, digits: int = 3) -> str:
 
 def _three(amount: float) -> str:
     return f"{amount:.2f}" if amount < 9.995 else f"{amount:.1f}" if amount < 99.95 else f"{amount:.0f}"
+
+
+def called(shard: int, replica: int | None = None) -> str:
+    """`shard 2`, or of several replicas `shard 2 of replica 1`."""
+    return f"shard {shard}" if replica is None else f"shard {shard} of replica {replica}"

@@ -106,6 +106,11 @@ class Making:
         shapes = tuple((part.x.shape, part.x.dtype.str) for part in setup.split)
         return cls(config, tested, setup.stages[0].wiring.shards, setup.intake, shapes)
 
+    @property
+    def replicas(self) -> int:
+        """How many of the chain there are."""
+        return self.config.replicas.count
+
     def __call__(self) -> Setup:
         """With all data."""
         return prepare(self.config, tested=self.tested)

@@ -40,13 +40,19 @@ def record_of(setup: Setup, event: Evaluated) -> dict[str, Any]:
     ) | ({"diagnostics": {name: list(row) for name, row in event.diagnosis.items()}} if event.diagnosis else {})
 
 
-def actors_of(event: Watched) -> dict[str, Any]:
-    """How the actors are, as plain data. All of it follows the clock."""
+def actors_of(event: Watched, shards: int) -> dict[str, Any]:
+    """How the actors are, as plain data: of so many shards, one replica after the other. All of it follows the clock.
+
+    What one waits for, and waited for, goes by the place of the other in this list.
+    """
+    copied = len(event.shards) > shards
 
     def one(status: Any) -> dict[str, Any]:
         waiting = dict(zip(("step", "message", "shard"), status.waiting, strict=True)) if status.waiting else None
-        waited = {str(other): round(seconds, 3) for (shard, other), seconds in sorted(event.waited.items()) if shard == status.shard}
-        return {"shard": status.shard, "step": status.step, "waiting": waiting, "waited": waited, "heartbeat_bytes": status.beats}
+        waited = {str(other): round(seconds, 3) for (shard, other), seconds in sorted(event.waited.items()) if shard == status.machine}
+        replica, shard = divmod(status.machine, shards)
+        own = {"shard": shard, **({"replica": replica} if copied else {})}
+        return {**own, "step": status.step, "waiting": waiting, "waited": waited, "heartbeat_bytes": status.beats}
 
     return {"shards": [one(status) for status in event.shards]}
 

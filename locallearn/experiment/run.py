@@ -113,8 +113,6 @@ def runnable(config: Config, on: str) -> None:
     if on == "ray" and config.diagnostics:
         what = "need the whole network in one process: leave them out, or take --on local or --on eager"
         raise ConfigError([Problem("diagnostics", what)])
-    if on == "ray" and config.replicas.count > 1:
-        raise ConfigError([Problem("replicas.count", "replicas run in one process: take --on local or --on eager")])
     if on == "ray" and config.schedule and config.schedule.staleness:
         what = "shards run ahead under a virtual clock, in one process: take --on local or --on eager, or leave it out"
         raise ConfigError([Problem("schedule.staleness", what)])
@@ -200,7 +198,7 @@ def _train(config: Config, how: How, setup: Setup, store: Store | None) -> Resul
             checkpoint.save(store.checkpoints, checkpoint.names(setup, stage_at(setup, event.step)), event)
             reached = event.step
         elif isinstance(event, Watched) and store:
-            store.write_actors(actors_of(event))
+            store.write_actors(actors_of(event, setup.stages[0].wiring.shards))
         elif isinstance(event, RolledBack):
             losses["rollbacks"] += 1
         elif isinstance(event, Recovered):

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from locallearn.experiment.store import RUNNING, Store
-from locallearn.words import duration, plural
+from locallearn.words import called, duration, plural
 
 
 def waits_text(said: Mapping[str, Any], running: bool) -> str:
     """A line for each shard: its step, what it waits for now if it runs, and how long it has waited for each other one. Empty for none."""
-    return "\n".join(_line(shard, running) for shard in said.get("shards", ()))
+    shards = said.get("shards", ())
+    names = [called(shard["shard"], shard.get("replica")) for shard in shards]
+    return "\n".join(_line(names, name, shard, running) for name, shard in zip(names, shards, strict=True))
 
 
 def waits_below(rows: Sequence[Mapping[str, Any]], root: Any) -> str:
@@ -24,10 +26,10 @@ def waits_below(rows: Sequence[Mapping[str, Any]], root: Any) -> str:
     return "\n\n".join(found)
 
 
-def _line(said: Mapping[str, Any], running: bool) -> str:
+def _line(names: Sequence[str], name: str, said: Mapping[str, Any], running: bool) -> str:
     now = said["waiting"]
-    waiting = f", waits for `{now['message']}` of step {now['step']} from shard {now['shard']}" if now and running else ""
+    waiting = f", waits for `{now['message']}` of step {now['step']} from {names[now['shard']]}" if now and running else ""
     longest = sorted(said["waited"].items(), key=lambda each: -each[1])
-    so_far = ", ".join(f"{duration(seconds)} for shard {shard}" for shard, seconds in longest if seconds >= 0.05)
+    so_far = ", ".join(f"{duration(seconds)} for {names[int(shard)]}" for shard, seconds in longest if seconds >= 0.05)
     step = f"{plural(said['step'], 'step')}" if not running else f"step {said['step']}"
-    return f"shard {said['shard']}  {step}{waiting}; waited {so_far}" if so_far else f"shard {said['shard']}  {step}{waiting}"
+    return f"{name}  {step}{waiting}; waited {so_far}" if so_far else f"{name}  {step}{waiting}"

@@ -18,15 +18,14 @@ LEAVE_SECONDS = 30.0
 
 
 class Status(NamedTuple):
-    """What an actor says when asked. events: those since it was last asked. waiting: (step, message, shard) that it waits for.
+    """What an actor says when asked. machine: its number, as others are in what follows. events: those since it was last asked.
 
-    waited: seconds for which it waited for each shard so far, those of microbatches that wait at the same time together. beats: bytes of
-    heartbeats.
-    failure: what ended the training, in a line and in full. fault: whether that was on the way between shards, so that going back to the
-    last snapshot mends it; lost: the shards whose links are broken, and why.
+    waiting: (step, message, machine) that it waits for. waited: seconds for which it waited for each machine so far, those of microbatches
+    that wait at the same time together. beats: bytes of heartbeats. failure: what ended the training, in a line and in full. fault: whether
+    that was on the way between shards, so that going back to the last snapshot mends it; lost: the machines whose links are broken, and why.
     """
 
-    shard: int
+    machine: int
     step: int
     events: list[Any]
     waiting: tuple[int, str, int] | None
@@ -40,12 +39,12 @@ class Status(NamedTuple):
 
 @ray.remote(max_restarts=0, max_task_retries=0)
 class ShardActor:
-    """One shard. Ray's threads deliver frames and answer the driver; the training has a thread of its own."""
+    """One shard, of one replica. Ray's threads deliver frames and answer the driver; the training has a thread of its own."""
 
-    def __init__(self, shard: int):
+    def __init__(self, shard: int, replica: int | None, machine: int):
         # Frames arrive on other threads than the one that trains: it should not wait long for its turn after each.
         sys.setswitchinterval(5e-5)
-        self._shard = shard
+        self._shard, self._replica, self._machine = shard, replica, machine
         self._transport: Any = None
         self._worker: Any = None
         self._session: Any = None
@@ -79,7 +78,7 @@ class ShardActor:
         from locallearn.runtime.links import Links
 
         self._leave()
-        self._life, self._transport = life, Links(self._shard, host or ray.util.get_node_ip_address(), life, secret, ports)
+        self._life, self._transport = life, Links(self._machine, host or ray.util.get_node_ip_address(), life, secret, ports)
         return self._transport.place
 
     def moved(self, life: int, shard: int, place: tuple[str, int]) -> None:
@@ -92,13 +91,13 @@ class ShardActor:
         from locallearn.runtime.mailbox import Calls, Mailbox, Outbox
 
         outbox = Outbox(
-            self._shard,
+            self._machine,
             send=lambda dst, number, data: peers[dst].deliver.remote(life, number, data),
             ask=lambda dst, stream, at_least: peers[dst].taken.remote(life, stream, at_least),
             answer=ray.get,
         )
         self._leave()
-        beat = lambda dst, count: peers[dst].beat.remote(life, self._shard, count)  # noqa: E731
+        beat = lambda dst, count: peers[dst].beat.remote(life, self._machine, count)  # noqa: E731
         self._life, self._transport = life, Calls(Mailbox(), outbox, beat)
 
     @ray.method(num_returns=0)
@@ -159,7 +158,7 @@ class ShardActor:
         fault = isinstance(error, FrameError | LinkLost)
         lost, waited, beats = (dict(own.lost), dict(own.waited), own.beat_bytes) if (own := self._transport) else ({}, {}, 0)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        return Status(self._shard, step, events, waiting, failure, fault, lost, waited, beats, peak)
+        return Status(self._machine, step, events, waiting, failure, fault, lost, waited, beats, peak)
 
     def _leave(self) -> None:
         """End what is going on. A training that is slow to notice is left behind, with what it compiled."""
@@ -179,11 +178,12 @@ class ShardActor:
         from locallearn.runtime.training import Compiled, train
 
         run = (ray.get_runtime_context().get_actor_name() or "").split(":")[1:2] or ["run"]
-        diary, numbers = Diary(self._shard), Numbers(run[0], self._shard)
+        diary, numbers = Diary(self._shard, self._replica), Numbers(run[0], self._shard, self._replica)
         waited = lambda: sum(dict(transport.waited).values())  # noqa: E731
         events, session, asides = self._events, self._session, resume.asides if resume else 0
         if session is None:
-            session = self._session = PeersSession(_made(make_setup, self._shard), self._shard, transport, cuts, asides)
+            setup = _made(make_setup, self._shard)
+            session = self._session = PeersSession(setup, self._shard, transport, cuts, asides, self._replica or 0)
         else:
             session.rewind(transport, cuts, asides)
         try:

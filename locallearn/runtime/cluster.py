@@ -1,4 +1,5 @@
-"""Runs on Ray: join or start it, and hire, connect and replace the actors, one for each shard. No activation passes through here."""
+"""Runs on Ray: join or start it, and hire, connect and replace the actors, one for each shard of each replica. No activation passes through
+here. Actors go by the number of their machine (`frame.machine`)."""
 
 from __future__ import annotations
 
@@ -25,6 +26,7 @@ from locallearn.runtime.placement import PLAIN, Cluster, Place, Seat, Unplaced, 
 from locallearn.runtime.setup import Setup
 from locallearn.runtime.supervisor import Supervisor
 from locallearn.runtime.training import Event, Snapshot
+from locallearn.words import called
 
 START_SECONDS = 120.0
 """For a process to start where there is a place, or for a lost place to be found again on another node."""
@@ -56,9 +58,17 @@ def train_on_ray(
     An actor that dies is replaced, and all go on from the last snapshot. Raises ShardLost where that does not help, LocallearnError when a
     shard fails by itself or cannot be placed.
     """
-    shards = getattr(make_setup, "shards", None) or make_setup().stages[0].wiring.shards
-    with Crew(shards, address=address, transport=transport, name=name, cluster=cluster) as crew:
+    shards, replicas = _size(make_setup)
+    with Crew(shards, replicas, address=address, transport=transport, name=name, cluster=cluster) as crew:
         yield from crew.train(make_setup, resume, keep_seconds, network)
+
+
+def _size(make_setup: Any) -> tuple[int, int]:
+    """(shards, replicas) of a run."""
+    if hasattr(make_setup, "shards"):
+        return make_setup.shards, make_setup.replicas
+    setup = make_setup()
+    return setup.stages[0].wiring.shards, setup.replicas.count
 
 
 def _connect(address: str | None, needed: Mapping[str, float]) -> bool:
@@ -102,23 +112,33 @@ def _no_fork_warning() -> Iterator[None]:
 
 
 class Crew:
-    """One actor for each shard, for one run or for several, one after the other. A context manager: leaving it ends the actors.
+    """One actor for each shard of each replica, for one run or for several, one after the other. A context manager: leaving it ends them.
 
-    processes: their process ids. peak_memory: bytes, for each actor.
+    count: of actors. top: the one whose findings count, of the first replica. processes: their process ids. peak_memory: bytes, for each.
     """
 
-    def __init__(self, shards: int, *, address: str | None = None, transport: str = "socket", name: str = "run", cluster: Cluster = PLAIN):
-        self.shards, self.address, self.transport, self.name, self.cluster = shards, address, transport, name, cluster
+    def __init__(
+        self,
+        shards: int,
+        replicas: int = 1,
+        *,
+        address: str | None = None,
+        transport: str = "socket",
+        name: str = "run",
+        cluster: Cluster = PLAIN,
+    ):
+        self.shards, self.replicas, self.count, self.top = shards, replicas, shards * replicas, shards - 1
+        self.address, self.transport, self.name, self.cluster = address, transport, name, cluster.copied(replicas)
         self._place: Place | None = None
         self._seats: dict[int, Seat] = {}
         self.actors: list[Any] = []
         self.processes: list[int] = []
-        self.peak_memory = [0] * shards
+        self.peak_memory = [0] * self.count
         self._private = False
         self._numbers = 0
 
     def __enter__(self) -> Crew:
-        self._private = _connect(self.address, self.cluster.total(self.shards))
+        self._private = _connect(self.address, self.cluster.total(self.count))
         try:
             self._hire()
         except BaseException:
@@ -147,7 +167,11 @@ class Crew:
         network: Network | None = None,
         alone: bool = True,
     ) -> Iterator[Event]:
-        """The events of one run, which survives the loss of actors. alone: whether a lost shard is restarted alone where it can be."""
+        """The events of one run, which survives the loss of actors. alone: whether a lost shard is restarted alone where it can be.
+
+        Not where there are replicas: what the others of its ring had from it since its last snapshot is in their parameters.
+        """
+        alone = alone and self.replicas == 1
         return Supervisor(self, make_setup, resume, keep_seconds, network, alone).events()
 
     def next_number(self) -> int:
@@ -167,7 +191,7 @@ class Crew:
     ) -> None:
         """Replace one actor in the midst of a life; the others tell it again what it was told since its part of a snapshot."""
         self._replace([shard])
-        actor, others = self.actors[shard], [k for k in range(self.shards) if k != shard]
+        actor, others = self.actors[shard], [k for k in range(self.count) if k != shard]
         (self._places[shard],) = self._all([actor.listen.remote(life, self._host, self._secret, self.cluster.ports)], [shard])
         self._all([actor.start.remote(self._places, work, setup, part, keep_seconds, network)], [shard])
         self._all([self.actors[k].moved.remote(life, shard, self._places[shard]) for k in others], others)
@@ -177,7 +201,12 @@ class Crew:
         pings = {actor.hired.remote(): k for k, actor in enumerate(self.actors)}
         answered, _ = ray.wait(list(pings), num_returns=len(pings), timeout=ANSWER_SECONDS)
         present = {pings[reference] for reference in answered if _is_good(reference)}
-        self._replace([k for k in range(self.shards) if k not in present])
+        self._replace([k for k in range(self.count) if k not in present])
+
+    def called(self, actor: int) -> str:
+        """What people call an actor."""
+        replica, shard = divmod(actor, self.shards)
+        return called(shard, replica if self.replicas > 1 else None)
 
     def lives(self, shard: int) -> bool | None:
         """Whether an actor answers; None if it has not yet, after a second."""
@@ -204,26 +233,28 @@ class Crew:
     def _all(self, references: list[Any], shards: Iterable[int] | None = None) -> list[Any]:
         """What every actor answers, in order of the shards."""
         answers = []
-        for shard, reference in zip(range(self.shards) if shards is None else shards, references, strict=True):
+        for shard, reference in zip(range(self.count) if shards is None else shards, references, strict=True):
             try:
                 answers.append(ray.get(reference))
             except exceptions.RayActorError as error:
-                raise ShardLost(f"shard {shard} died before it began: {_reason(error)}") from error
+                raise ShardLost(f"{self.called(shard)} died before it began: {_reason(error)}") from error
         return answers
 
     def _hire(self) -> None:
-        """One actor for each shard, where there is a place for it."""
+        """Every actor, where there is a place for it."""
         patience = min(self.cluster.timeout, PRIVATE_SECONDS if self._private else math.inf)
-        self._place = Place(self.cluster, self.shards, patience)
-        self.actors = [self._hire_one(k) for k in range(self.shards)]
-        self.processes = self._present(range(self.shards))
+        self._place = Place(self.cluster, self.count, patience)
+        self.actors = [self._hire_one(k) for k in range(self.count)]
+        self.processes = self._present(range(self.count))
 
-    def _hire_one(self, shard: int) -> Any:
+    def _hire_one(self, actor: int) -> Any:
         """A name in the dashboard is clean, and free, because each actor has a namespace of its own."""
         assert self._place is not None
-        name, own = f"locallearn:{self.name}:shard-{shard}", f"locallearn-{uuid.uuid4().hex}"
-        options = {**self._place.options(shard), "max_concurrency": 32, "name": name, "namespace": own}
-        return ShardActor.options(**options).remote(shard)  # type: ignore[attr-defined]
+        replica, shard = divmod(actor, self.shards)
+        own = f"replica-{replica}:shard-{shard}" if self.replicas > 1 else f"shard-{shard}"
+        name, namespace = f"locallearn:{self.name}:{own}", f"locallearn-{uuid.uuid4().hex}"
+        options = {**self._place.options(actor), "max_concurrency": 32, "name": name, "namespace": namespace}
+        return ShardActor.options(**options).remote(shard, replica if self.replicas > 1 else None, actor)  # type: ignore[attr-defined]
 
     def _present(self, shards: Iterable[int]) -> list[int]:
         """The process ids of actors that were just hired, each kept to the cores that it may compute on. Unplaced if they find no place."""
@@ -232,9 +263,9 @@ class Crew:
         patience = max(self.cluster.timeout, START_SECONDS)
         placed, _ = ray.wait(waiting, num_returns=len(waiting), timeout=patience)
         if len(placed) < len(waiting):
-            raise Unplaced(unplaced(self.cluster, self.shards, patience))
+            raise Unplaced(unplaced(self.cluster, self.count, patience))
         self._seats.update(zip(hired, self._all(waiting, hired), strict=True))
-        dealt = shares([self._seats[k] for k in range(self.shards)], self.cluster)
+        dealt = shares([self._seats[k] for k in range(self.count)], self.cluster)
         self._all([self.actors[k].sit.remote(dealt[k], _passed_on()) for k in hired], hired)
         return [self._seats[k].process for k in hired]
 

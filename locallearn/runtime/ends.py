@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable
 
 from locallearn.errors import LocallearnError
-from locallearn.runtime.frame import TRAIN, Address, FrameError
+from locallearn.runtime.frame import STEPWISE, Address, FrameError
 from locallearn.runtime.handshake import Position, hang_up
 from locallearn.traffic import PREFIX_BYTES
 
@@ -135,7 +135,8 @@ class Sending:
             old, dropped = self._kept.popleft()
             self._bytes -= len(dropped)
             step, aside = self._forgotten
-            self._forgotten = Position(max(step, old.step + 1), aside) if old.stream == TRAIN else Position(step, max(aside, old.step + 1))
+            next_ = old.step + 1
+            self._forgotten = Position(max(step, next_), aside) if old.stream in STEPWISE else Position(step, max(aside, next_))
 
     def _push(self, data: bytes) -> None:
         """A frame, or a heartbeat; what the kernel does not take at once is left to the thread, in order."""
@@ -202,7 +203,7 @@ class Sending:
         with self._changed:
             if self.error:
                 return hang_up(wire)
-            again = [data for address, data in self._kept if address.step >= (wanted.step if address.stream == TRAIN else wanted.aside)]
+            again = [data for address, data in self._kept if address.step >= (wanted.step if address.stream in STEPWISE else wanted.aside)]
             self._left = deque(memoryview(record(len(data), number) + data) for number, data in enumerate(again))
             self._wire, self._number, self._unsent, self._heard, self.broken = wire, len(again), 0, time.monotonic(), None
             self._changed.notify_all()

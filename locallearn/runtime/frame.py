@@ -20,6 +20,8 @@ assert _HEADER.size == HEADER_BYTES
 
 TRAIN, EVALUATE, CONTROL, AVERAGE = range(4)
 """Streams: each numbers its frames by itself."""
+STEPWISE = TRAIN, AVERAGE
+"""Those numbered by training steps; the others number evaluations' batches and decisions."""
 
 
 class FrameError(LocallearnError):

@@ -219,7 +219,7 @@ class FramedSession(Session):
 
     def one(self, step: int) -> Any:
         """One training step; the loss, where the top block is."""
-        batch, fabrics, chains, settled = self._begin(step)
+        batch, fabrics, chains, settled = self.begin(step)
         stale = begun_with(self._state, self._ring, step, self.setup.delays(self.stage, step, step + 1)[0])
         state, info = training_step(self.stage, chains, self._state, batch, settled, stale)
         loss = self._end(fabrics, state, info.loss)
@@ -228,13 +228,14 @@ class FramedSession(Session):
 
     def halves(self, step: int) -> Generator[Row, Row, Any]:
         """One training step whose gradients are averaged between its halves: yields this replica's, gets the mean, returns the loss."""
-        batch, fabrics, chains, settled = self._begin(step)
+        batch, fabrics, chains, settled = self.begin(step)
         grads, memory, info = batch_gradients(self.stage, chains, self._state, batch, settled)
         mean = yield grads
         state = descended(self.stage.rule, chains[0], self._state, self._state, mean, memory, info)
         return self._end(fabrics, state, info.loss)
 
-    def _begin(self, step: int) -> tuple[Batch, list[Framed], list[Chain], Together]:
+    def begin(self, step: int) -> tuple[Batch, list[Framed], list[Chain], Together]:
+        """What a step needs: its batch, for each microbatch a fabric and a chain on it, and what runs the jobs of these."""
         batch, stage, placement = self.batch(step), self.stage, self.stage.wiring.placement
         fabrics = [self.fabric(stage.wiring, k, self._specs, c, (TRAIN, step)) for k, c in enumerate(self.contexts(batch))]
 

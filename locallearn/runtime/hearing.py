@@ -47,10 +47,10 @@ class Heard:
 
 
 class Hearing:
-    """All shards' reports, merged."""
+    """All machines' reports, merged. top: the one whose findings count, the top shard of the first replica."""
 
-    def __init__(self, parts: list[Snapshot | None]):
-        self.shards = [Heard(part) for part in parts]
+    def __init__(self, parts: list[Snapshot | None], top: int):
+        self.shards, self._top = [Heard(part) for part in parts], top
         self._parts: dict[int, dict[int, Snapshot]] = {}
 
     def hear(self, shard: int, event: Event) -> None:
@@ -62,7 +62,7 @@ class Hearing:
     def merged(self) -> Iterator[Event]:
         """Events that every shard has reported, each as one, the last snapshot before the end."""
         while all(one.queue for one in self.shards):
-            event = merge([one.queue.popleft() for one in self.shards])
+            event = merge([one.queue.popleft() for one in self.shards], self._top)
             if isinstance(event, Finished):
                 yield from self.whole()
             yield event
@@ -74,20 +74,20 @@ class Hearing:
         if whole:
             parts = self._parts[max(whole)]
             self._parts = {step: other for step, other in self._parts.items() if step > max(whole)}
-            yield merge([parts[k] for k in range(len(parts))])
+            yield merge([parts[k] for k in range(len(parts))], self._top)
 
 
 def own_part(resume: Snapshot | None, shard: int) -> Snapshot | None:
-    """One shard's part of a snapshot; the lowest keeps the count of what was sent before. A life counts evaluations from its beginning."""
+    """One machine's part of a snapshot; the first keeps the count of what was sent before. A life counts evaluations from its beginning."""
     if resume is None:
         return None
     traffic = resume.traffic if shard == 0 else Traffic()
     return resume._replace(shards=[resume.shards[shard]], traffic=traffic, asides=0)
 
 
-def merge(events: list[Any]) -> Any:
-    """The same event of every shard: the top's findings, everyone's traffic and arrays."""
-    top = events[-1]
+def merge(events: list[Any], found: int = -1) -> Any:
+    """The same event of every machine: what one of them, the top, has found, everyone's traffic and arrays."""
+    top = events[found]
     if isinstance(top, Compiled):
         return top._replace(seconds=max(event.seconds for event in events))
     traffic = sum((event.traffic for event in events), start=Traffic())

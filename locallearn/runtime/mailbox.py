@@ -40,6 +40,7 @@ class Mailbox:
         self._early: dict[Address, bytes] = {}
         self._taken: Counter[Stream] = Counter()
         self._askers, self._closed = 0, False
+        self._failure: FrameError | None = None
         self._changed = threading.Condition()
         self.waiting: dict[int, tuple[Address, str] | None] = {}
         self.waited: Counter[int] = Counter()
@@ -71,6 +72,8 @@ class Mailbox:
         if address not in self._early:
             begun = time.perf_counter()
             self.waiting[address.micro] = address, name
+            if self._failure is not None:  # it may have come before this queue was there
+                raise self._failure
             while address not in self._early:
                 arrived = queue.get()
                 if isinstance(arrived, FrameError):
@@ -102,7 +105,8 @@ class Mailbox:
             self._changed.notify_all()
 
     def _fail(self, error: FrameError) -> None:
-        for queue in (self._queue(0), *self._queues.values()):
+        self._failure = error
+        for queue in tuple(self._queues.values()):
             queue.put(error)
 
     def _queue(self, micro: int) -> SimpleQueue[tuple[Address, bytes] | FrameError]:

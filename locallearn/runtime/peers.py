@@ -8,17 +8,21 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Any, Protocol
 
+import numpy as np
+
 from locallearn.block import Block
 from locallearn.chain import ABSENT, Chain, Row
 from locallearn.codec import Codec, Context, Spec
 from locallearn.networks import AHEAD
-from locallearn.rule import split_batch
+from locallearn.rule import Batch, split_batch
 from locallearn.runtime.cuts import Cuts
 from locallearn.runtime.endpoint import Endpoint
 from locallearn.runtime.frame import TRAIN, Address
 from locallearn.runtime.framed import FramedSession
 from locallearn.runtime.handshake import Position
 from locallearn.runtime.local import Framed
+from locallearn.runtime.replicated import train_step
+from locallearn.runtime.session import Together
 from locallearn.runtime.setup import Setup, Stage
 from locallearn.runtime.wiring import Wiring
 from locallearn.traffic import Channel, Traffic
@@ -104,8 +108,8 @@ class PeersSession(FramedSession):
 
     whole = False
 
-    def __init__(self, setup: Setup, shard: int, transport: Transport, cuts: Cuts | None = None, asides: int = 0):
-        super().__init__(setup, [shard])
+    def __init__(self, setup: Setup, shard: int, transport: Transport, cuts: Cuts | None = None, asides: int = 0, replica: int = 0):
+        super().__init__(setup, [shard], replica)
         self._pool: ThreadPoolExecutor | None = None
         self.rewind(transport, cuts or Cuts(), asides)
 
@@ -118,6 +122,7 @@ class PeersSession(FramedSession):
         self._transport, self._cuts = transport, cuts
         self._reached: Callable[[Position], None] = getattr(transport, "reached", lambda position: None)
         self._state, self.traffic, self.asides, self.step = None, Traffic(), asides, 0
+        self._decisions = 0
 
     def enter(self, stage: Stage) -> None:
         """Find what may leave early."""
@@ -145,7 +150,7 @@ class PeersSession(FramedSession):
         if stream[0] != TRAIN:
             self._reached(Position(self.step + 1, stream[1]))
         early = self._early if stream[0] == TRAIN else frozenset()
-        return Peers((wiring, self._ends[slot], specs, context, (*stream, slot)), self._transport, early)
+        return Peers((wiring, self._ends[slot], specs, context, (*stream, slot), self.replica), self._transport, early)
 
     def post(self, address: Address, data: bytes) -> None:
         """To the neighbour on the ring."""
@@ -155,7 +160,14 @@ class PeersSession(FramedSession):
         """From the neighbour on the ring."""
         return self._transport.take(address, name)
 
-    def one(self, step: int) -> Any:
+    def advance(self, start: int, stop: int) -> float | None:
+        """Step by step, with what replicas average."""
+        if self.setup.replicas.count == 1:
+            return super().advance(start, stop)
+        losses = [train_step({self.replica: self}, step)[0] for step in range(start, stop)]
+        return float(np.mean(np.asarray(losses), dtype=np.float64)) if self._top else None
+
+    def begin(self, step: int) -> tuple[Batch, list[Framed], list[Chain], Together]:
         """What may leave early leaves first, up to the next evaluation or cut; it counts when its step comes."""
         self.step = step
         self._reached(Position(step, self.asides + 1))
@@ -164,7 +176,7 @@ class PeersSession(FramedSession):
             for later in range(max(step, self._left), goal):
                 self._ahead(later)
             self.traffic += self._sent_ahead.pop(step)
-        return super().one(step)
+        return super().begin(step)
 
     def together(self, jobs: list[Callable[[], Any]]) -> list[Any]:
         """The microbatches' jobs at the same time, their results in order."""
@@ -178,7 +190,8 @@ class PeersSession(FramedSession):
         stage, batch = self.stage, self.batch(step)
         parts = zip(split_batch(batch, self.setup.microbatches), self.contexts(batch), strict=True)
         for slot, (part, context) in enumerate(parts):
-            fabric = Ahead((stage.wiring, self._ends[slot], self._specs, context, (TRAIN, step, slot)), self._transport, self._early)
+            framed = stage.wiring, self._ends[slot], self._specs, context, (TRAIN, step, slot), self.replica
+            fabric = Ahead(framed, self._transport, self._early)
             stage.rule.step(Chain(stage.blocks, fabric), Row([ABSENT] * len(stage.blocks)), part)
             self._sent_ahead[step] = self._sent_ahead.get(step, Traffic()) + fabric.traffic
         self._left = step + 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 from locallearn.errors import LocallearnError
@@ -15,6 +15,7 @@ from locallearn.words import duration, plural
 
 STRATEGIES = {"spread": "SPREAD", "strict": "STRICT_SPREAD", "pack": "PACK"}
 NODES_SHOWN = 10
+_BY_SHARD = ("cpus", "gpus", "resources")
 
 
 class Unplaced(LocallearnError):
@@ -49,7 +50,7 @@ class Cluster:
 
     def misfits(self, shards: int) -> Iterable[tuple[str, str]]:
         """(key, what is wrong) for a run of so many shards."""
-        lists = [name for name in ("cpus", "gpus", "resources") if isinstance(getattr(self, name), tuple)]
+        lists = [name for name in _BY_SHARD if isinstance(getattr(self, name), tuple)]
         wrong = [name for name in lists if len(getattr(self, name)) != shards]
         for name in wrong:
             yield name, f"has {plural(len(getattr(self, name)), 'entry').replace('entrys', 'entries')} for {plural(shards, 'shard')}"
@@ -63,6 +64,11 @@ class Cluster:
         cpus = 1 if self.cpus is None else _own(self.cpus, shard)
         amounts = {"CPU": cpus, "GPU": _own(self.gpus, shard), **_own(self.resources, shard)}
         return {name: amount for name, amount in amounts.items() if amount}
+
+    def copied(self, replicas: int) -> Cluster:
+        """What so many replicas of the shards ask for, each the same; those of the first come first."""
+        lists = {name: getattr(self, name) * replicas for name in _BY_SHARD if isinstance(getattr(self, name), tuple)}
+        return replace(self, **lists)
 
     def cores(self, shard: int) -> int | None:
         """How many cores a shard was given to compute on; None where nobody said."""

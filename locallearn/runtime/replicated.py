@@ -17,6 +17,9 @@ from locallearn.runtime.session import Session
 from locallearn.runtime.setup import Setup, Stage
 from locallearn.traffic import HEADER_BYTES, Traffic
 
+TOGETHER = 8
+"""Blocks whose frames leave together: fewer than half of what any link has room for."""
+
 
 class Copies:
     """One value for each replica that is here; attributes of it are those of each."""
@@ -69,19 +72,29 @@ class FramedRing(Ring):
         return carry
 
     def shift(self, packets: dict[int, Any], hop: Any) -> dict[int, Any]:
-        """All frames leave before the first is waited for."""
-        for r, member in self._members.items():
-            for shard in member.shards:
-                self._send(member, r, {i: packet[r] for i, packet in packets.items() if self.placement[i] == shard}, shard, hop)
-        return {i: Copies({r: self._receive(member, r, i, hop) for r, member in self._members.items()}) for i in packets}
+        """A few frames leave before the first is waited for: were it all, replicas might wait for each other to make room."""
+        ready, arrived = {r: self._computed(member, r, packets) for r, member in self._members.items()}, {}
+        for first in range(0, len(packets), TOGETHER):
+            some = list(packets)[first : first + TOGETHER]
+            for r, member in self._members.items():
+                for i in some:
+                    self._send(member, r, i, ready[r][i], hop)
+            arrived |= {i: Copies({r: self._receive(member, r, i, hop) for r, member in self._members.items()}) for i in some}
+        return arrived
 
-    def _send(self, member: FramedSession, replica: int, packets: dict[int, Any], shard: int, hop: int) -> None:
-        arrays = member.segments[shard].force(tuple(packets.values()))
-        for i, packet in zip(packets, arrays, strict=True):
-            address = self._address(i, replica, hop)
-            data = frame(address, packet, self.deal.codec.wire)
-            member.traffic.count(self.channel(i, replica), len(data) - HEADER_BYTES)
-            member.post(address, data)
+    def _computed(self, member: FramedSession, replica: int, packets: dict[int, Any]) -> dict[int, Any]:
+        """A replica's packets, those of each shard in one program."""
+        found = {}
+        for shard in member.shards:
+            own = {i: packet[replica] for i, packet in packets.items() if self.placement[i] == shard}
+            found |= zip(own, member.segments[shard].force(tuple(own.values())), strict=True)
+        return found
+
+    def _send(self, member: FramedSession, replica: int, i: int, packet: Any, hop: int) -> None:
+        address = self._address(i, replica, hop)
+        data = frame(address, packet, self.deal.codec.wire)
+        member.traffic.count(self.channel(i, replica), len(data) - HEADER_BYTES)
+        member.post(address, data)
 
     def _receive(self, member: FramedSession, replica: int, i: int, hop: int) -> tuple[np.ndarray, ...]:
         data = member.take(self._address(i, (replica - 1) % self.deal.replicas, hop), self.channel(i, replica).message)

@@ -91,8 +91,8 @@ class Supervisor:
 
     def _life(self) -> Iterator[Event]:
         """All events until a shard is lost that cannot be restarted alone."""
-        parts = [own_part(self._kept, k) for k in range(self._crew.shards)]
-        self._hearing = Hearing(parts)
+        parts = [own_part(self._kept, k) for k in range(self._crew.count)]
+        self._hearing = Hearing(parts, self._crew.top)
         self._waited = self._waits()
         self._last: list[Any] = [None] * len(parts)
         self._broken: dict[tuple[int, int], float] = {}
@@ -152,29 +152,31 @@ class Supervisor:
         for event in status.events:
             if not isinstance(event, Progress):
                 self._hearing.hear(shard, event)
-            elif event.loss is not None:
+            elif event.loss is not None and shard == self._crew.top:
                 yield event
         self._check_links(status)
 
     def _check_others(self, shard: int) -> None:
         """A shard that fails because another died is not the cause."""
-        for k in range(self._crew.shards):
+        for k in range(self._crew.count):
             if k != shard and self._crew.lives(k) is False:
                 raise _Gone(k, "it does not answer")
 
     def _check_links(self, status: Any) -> None:
         """Ray may learn of a death, above all of a machine's, later than the neighbours do."""
         now = time.monotonic()
-        mended = [link for link in self._broken if link[0] == status.shard and link[1] not in status.lost]
+        mended = [link for link in self._broken if link[0] == status.machine and link[1] not in status.lost]
         for link in mended:
             del self._broken[link]
         for other, reason in status.lost.items():
-            since, lives = self._broken.setdefault((status.shard, other), now), self._crew.lives(other)
+            since, lives = self._broken.setdefault((status.machine, other), now), self._crew.lives(other)
             late = now - since > LINK_SECONDS
             if lives is False or (late and lives is None):
                 raise _Gone(other, reason)
             if late:
-                raise ShardLost(f"shards {status.shard} and {other} live, but the link between them stays broken: {reason}")
+                raise ShardLost(
+                    f"{self._crew.called(status.machine)} and {self._crew.called(other)} live, but their link stays broken: {reason}"
+                )
 
     def _restart(self, gone: _Gone, life: int) -> RolledBack:
         """Have a shard that is gone replaced while the others wait. ShardLost where that was done since the last snapshot already."""
@@ -212,15 +214,15 @@ class Supervisor:
         """Seconds for which each shard has waited for each other one, in all lives; of some of them in this one."""
         total = Counter(self._waited)
         for status in self._last:
-            if status is not None and (of is None or status.shard in of):
-                total.update({(status.shard, other): seconds for other, seconds in status.waited.items()})
+            if status is not None and (of is None or status.machine in of):
+                total.update({(status.machine, other): seconds for other, seconds in status.waited.items()})
         return total
 
     def _failed(self, status: Any) -> LocallearnError:
         """Of a shard that ended by itself, whose neighbours live."""
         line, trace = status.failure
         kind = ShardLost if status.fault else LocallearnError
-        failure = kind(f"shard {status.shard} failed at step {status.step}: {line}")
+        failure = kind(f"{self._crew.called(status.machine)} failed at step {status.step}: {line}")
         failure.add_note(trace)
         return failure
 
@@ -232,16 +234,17 @@ class Supervisor:
             with contextlib.suppress(Exception):
                 self._last[k] = self._asked_aside(ray.get(actor.status.remote(), timeout=1.0)) if k != shard else self._last[k]
         known = [status for status in self._last if status is not None]
-        waits = [(s.shard, *s.waiting) for s in known if s.waiting]
+        waits = [(s.machine, *s.waiting) for s in known if s.waiting]
         on_it = [w for w in waits if w[3] == shard] or waits
-        step = max([w[1] for w in on_it if w[3] == shard] + [s.step for s in known if s.shard == shard], default=0)
-        waited = "; ".join(f"shard {k} was waiting for `{message}` of step {at} from shard {src}" for k, at, message, src in on_it)
+        step = max([w[1] for w in on_it if w[3] == shard] + [s.step for s in known if s.machine == shard], default=0)
+        name = self._crew.called
+        waited = "; ".join(f"{name(k)} was waiting for `{message}` of step {at} from {name(src)}" for k, at, message, src in on_it)
         reason = str(gone).strip().splitlines()[0] if str(gone).strip() else "no answer"
-        return ShardLost(f"shard {shard} died at step {step}" + (f" ({waited})" if waited else "") + f": {reason[:200]}")
+        return ShardLost(f"{name(shard)} died at step {step}" + (f" ({waited})" if waited else "") + f": {reason[:200]}")
 
     def _asked_aside(self, status: Any) -> Any:
         """A status is told once: what it reports is not to be lost."""
         for event in status.events:
             if not isinstance(event, Progress):
-                self._hearing.hear(status.shard, event)
+                self._hearing.hear(status.machine, event)
         return status

@@ -165,7 +165,9 @@ class _Course:
         leaving = self.session.whole and step < self.setup.steps and self.leaving()  # asked for while the evaluation was told
         if decision == KEEP or (decision == GO_ON and (step == self.cuts.at or leaving)):
             yield self._snapshot(step)
-        if decision == STOP and self.reason == "steps":
+        if decision != STOP:
+            self.reason = "steps"  # of several replicas' tops the first decides
+        elif self.reason == "steps":
             self.reason = "stopped"
         return step
 

@@ -203,3 +203,11 @@ def test_a_shard_that_is_not_the_top_does_as_it_is_told(make_setup):
     assert [e.step for e in got if isinstance(e, Snapshot)] == [10]
     assert isinstance(got[-1], Finished)
     assert got[-1][:3] == (15, "stopped", None)
+
+
+def test_who_is_told_what_was_decided_goes_by_that(make_setup):
+    """Of several replicas' tops the first decides; what another one has found ends nothing."""
+    session = Script(make_setup(steps=23, every=5), loss=lambda step: math.nan)
+    session.decide = lambda choice: 0
+    got = list(train(session))
+    assert (got[-1].step, got[-1].reason) == (23, "steps")

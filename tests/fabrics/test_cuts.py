@@ -1,16 +1,13 @@
 """Cuts without Ray: shards in threads, a snapshot announced while they train, each part taken when its shard comes by."""
 
-import threading
-
 import pytest
 
 from locallearn.codec import build
 from locallearn.runtime.cuts import Cuts, Cutter
 from locallearn.runtime.framed import EagerSession
-from locallearn.runtime.hearing import merge, own_part
-from locallearn.runtime.links import Links
 from locallearn.runtime.peers import PeersSession
 from locallearn.runtime.training import Evaluated, Finished, Progress, Snapshot, train
+from tests.fabrics.threads import Threads
 
 SHARDS = 3
 _FEEDBACK = build((("error_feedback", ()), ("int8", ())))
@@ -45,40 +42,6 @@ def test_the_next_cut_is_ahead_of_every_shard_and_further_when_one_was_missed():
 
 def test_before_the_first_step_no_cut_is_announced():
     assert Cutter(0.0, now=0.0).due([1, 0], now=9.0) is None
-
-
-class Threads:
-    """One shard in each thread, linked by sockets. kept: the snapshots of which every part was taken."""
-
-    def __init__(self, setup, resume=None):
-        self.links = [Links(k, "127.0.0.1", 1, b"s" * 32) for k in range(SHARDS)]
-        for one in self.links:
-            one.connect([other.place for other in self.links])
-        self.cuts = [Cuts() for _ in range(SHARDS)]
-        self.sessions = [PeersSession(setup, k, self.links[k], self.cuts[k]) for k in range(SHARDS)]
-        self.events = [[] for _ in range(SHARDS)]
-        self.threads = [threading.Thread(target=self._train, args=(k, resume), daemon=True) for k in range(SHARDS)]
-        for thread in self.threads:
-            thread.start()
-
-    def _train(self, shard, resume):
-        for event in train(self.sessions[shard], own_part(resume, shard), 1e9, cuts=self.cuts[shard]):
-            self.events[shard].append(event)
-
-    def announce(self, step):
-        return [cuts.announce(step) for cuts in self.cuts]
-
-    def join(self):
-        for thread in self.threads:
-            thread.join(60)
-        for one in self.links:
-            one.close()
-        return merge([events[-1] for events in self.events])
-
-    @property
-    def kept(self):
-        parts = [{event.step: event for event in events if isinstance(event, Snapshot)} for events in self.events]
-        return [merge([part[step] for part in parts]) for step in sorted(set.intersection(*map(set, parts)))]
 
 
 def assert_equal(one, other):

@@ -22,3 +22,16 @@ def test_a_run_in_progress_says_what_is_waited_for_now_and_was():
 def test_one_that_is_over_waits_for_nothing():
     assert waits_text(SAID, running=False).splitlines()[0] == "shard 0  812 steps; waited 1 min 5 s for shard 1"
     assert not waits_text({}, running=False)
+
+
+def test_of_several_replicas_each_shard_says_which():
+    said = {
+        "shards": [
+            {"shard": 0, "replica": 0, "step": 8, "waiting": None, "waited": {}},
+            {"shard": 0, "replica": 1, "step": 7, "waiting": {"step": 7, "message": "average", "shard": 0}, "waited": {"0": 1.5}},
+        ]
+    }
+    assert waits_text(said, running=True).splitlines() == [
+        "shard 0 of replica 0  step 8",
+        "shard 0 of replica 1  step 7, waits for `average` of step 7 from shard 0 of replica 0; waited 1.5 s for shard 0 of replica 0",
+    ]

@@ -1,0 +1,48 @@
+"""The shards of a run as threads of this process, linked by sockets: what actors do, without Ray."""
+
+import threading
+
+from locallearn.runtime.cuts import Cuts
+from locallearn.runtime.hearing import merge, own_part
+from locallearn.runtime.links import Links
+from locallearn.runtime.peers import PeersSession
+from locallearn.runtime.training import Snapshot, train
+
+
+class Threads:
+    """One machine in each thread. kept: the snapshots of which every part was taken."""
+
+    def __init__(self, setup, resume=None, keep_seconds=1e9):
+        shards, self._keep_seconds = setup.stages[0].wiring.shards, keep_seconds
+        self.count, self.top = shards * setup.replicas.count, shards - 1
+        self.links = [Links(k, "127.0.0.1", 1, b"s" * 32) for k in range(self.count)]
+        for one in self.links:
+            one.connect([other.place for other in self.links])
+        self.cuts = [Cuts() for _ in self.links]
+        self.sessions = [
+            PeersSession(setup, k % shards, link, cuts, replica=k // shards)
+            for k, (link, cuts) in enumerate(zip(self.links, self.cuts, strict=True))
+        ]
+        self.events = [[] for _ in self.links]
+        self.threads = [threading.Thread(target=self._train, args=(k, resume), daemon=True) for k in range(self.count)]
+        for thread in self.threads:
+            thread.start()
+
+    def _train(self, machine, resume):
+        for event in train(self.sessions[machine], own_part(resume, machine), self._keep_seconds, cuts=self.cuts[machine]):
+            self.events[machine].append(event)
+
+    def announce(self, step):
+        return [cuts.announce(step) for cuts in self.cuts]
+
+    def join(self):
+        for thread in self.threads:
+            thread.join(60)
+        for one in self.links:
+            one.close()
+        return merge([events[-1] for events in self.events], self.top)
+
+    @property
+    def kept(self):
+        parts = [{event.step: event for event in events if isinstance(event, Snapshot)} for events in self.events]
+        return [merge([part[step] for part in parts], self.top) for step in sorted(set.intersection(*map(set, parts)))]
