@@ -22,7 +22,7 @@ class Status(NamedTuple):
 
     waiting: (step, message, machine) that it waits for. waited: seconds for which it waited for each machine so far, those of microbatches
     that wait at the same time together. beats: bytes of heartbeats. failure: what ended the training, in a line and in full. fault: whether
-    that was on the way between shards, so that going back to the last snapshot mends it; lost: the machines whose links are broken, and why.
+    that was on the way between shards, so that going back to the last snapshot mends it; lost: those whose links are broken, and why.
     """
 
     machine: int
