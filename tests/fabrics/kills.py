@@ -26,6 +26,7 @@ from locallearn.experiment.api import configuration
 from locallearn.experiment.result import Result, load
 from locallearn.experiment.run import How, execute
 from locallearn.experiment.store import FINISHED, Store
+from tests.fabrics.soak import soak
 
 RULES = ("backprop", "mono_forward", "direct_feedback")
 DRIVER = """
@@ -131,37 +132,10 @@ def many(runs: int, seed: int) -> int:
     return wrong
 
 
-def soak(seconds: float) -> int:
-    """One run for so long, an actor killed every minute; whether an evaluation was not that of a run in one process."""
-    from locallearn.experiment.prepare import prepare
-    from locallearn.runtime.cluster import Crew
-    from locallearn.runtime.framed import EagerSession
-    from locallearn.runtime.training import Evaluated, Progress, RolledBack, train
-
-    settings, chance, back, mine = config("mono_forward", 10**7, 2000), random.Random(0), 0, []
-    begun = killed = time.monotonic()
-    with Crew(3) as crew:
-        for event in crew.train(lambda: prepare(settings), keep_seconds=5.0):
-            now = time.monotonic()
-            back += isinstance(event, RolledBack)
-            mine += [event] if isinstance(event, Evaluated) else []
-            if isinstance(event, Progress) and now - killed > 60:
-                killed = now
-                memory = ", ".join(f"{peak / 2**20:.0f}" for peak in crew.peak_memory)
-                print(f"{(now - begun) / 60:5.1f} min  step {event.step}  gone back {back}  memory at most {memory} MiB", flush=True)
-                os.kill(chance.choice(crew.processes), signal.SIGKILL)
-            if now - begun > seconds:
-                break
-    ours = (event for event in train(EagerSession(prepare(settings))) if isinstance(event, Evaluated))
-    wrong = sum((a.step, a.accuracy, a.traffic) != (b.step, b.accuracy, b.traffic) for a, b in zip(mine, ours, strict=False))
-    print(f"{len(mine)} evaluations, of which {wrong} are wrong")
-    return wrong
-
-
 if __name__ == "__main__":
     options = argparse.ArgumentParser()
     options.add_argument("--runs", type=int, default=50)
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--soak", type=float)
     asked = options.parse_args()
-    sys.exit(bool(soak(asked.soak) if asked.soak else many(asked.runs, asked.seed)))
+    sys.exit(bool(soak(config("mono_forward", 10**7, 400), asked.soak) if asked.soak else many(asked.runs, asked.seed)))
