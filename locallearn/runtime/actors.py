@@ -142,6 +142,13 @@ class ShardActor:
         """Take a part of a snapshot after a step; whether that is still possible."""
         return life == self._life and self._cuts.announce(step)
 
+    def whole(self, life: int, step: int, asides: int) -> None:
+        """Every shard has given its part of a snapshot after this step: nobody will go back further."""
+        if life == self._life:
+            from locallearn.runtime.handshake import Position
+
+            self._transport.forget(Position(step, asides + 1))
+
     def status(self) -> Status:
         """How it goes."""
         import resource

@@ -30,6 +30,8 @@ from locallearn.words import called
 
 START_SECONDS = 120.0
 """For a process to start where there is a place, or for a lost place to be found again on another node."""
+STARTS = 3
+"""How often all actors are hired before one that dies at once ends the run."""
 ANSWER_SECONDS = 20.0
 """Who does not answer so long after a shard was lost counts as lost with it."""
 PRIVATE_SECONDS = 5.0
@@ -147,10 +149,7 @@ class Crew:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for actor in self.actors:
-            with contextlib.suppress(Exception):
-                ray.kill(actor)
-        self.actors = []
+        self._dismiss()
         if self._place is not None:
             with contextlib.suppress(Exception):
                 self._place.release()
@@ -222,6 +221,12 @@ class Crew:
         for k, process in zip(absent, self._present(absent) if absent else (), strict=True):
             self.processes[k] = process
 
+    def _dismiss(self) -> None:
+        for actor in self.actors:
+            with contextlib.suppress(Exception):
+                ray.kill(actor)
+        self.actors = []
+
     def _prepare_links(self, life: int) -> list[Any]:
         """Every actor is ready to receive; where each listens, with a secret that is this life's alone."""
         if self.transport == "ray":
@@ -244,8 +249,15 @@ class Crew:
         """Every actor, where there is a place for it."""
         patience = min(self.cluster.timeout, PRIVATE_SECONDS if self._private else math.inf)
         self._place = Place(self.cluster, self.count, patience)
-        self.actors = [self._hire_one(k) for k in range(self.count)]
-        self.processes = self._present(range(self.count))
+        for left in reversed(range(STARTS)):
+            self.actors = [self._hire_one(k) for k in range(self.count)]
+            try:
+                self.processes = self._present(range(self.count))
+                return
+            except ShardLost:
+                if not left:
+                    raise
+                self._dismiss()
 
     def _hire_one(self, actor: int) -> Any:
         """A name in the dashboard is clean, and free, because each actor has a namespace of its own."""

@@ -1,4 +1,5 @@
-"""The two ends of a link. A sender keeps what it sent, up to a bound, and sends it again when the connection is made anew.
+"""The two ends of a link. A sender keeps what it sent, up to a bound, and sends it again when the connection is made anew. What every shard
+has in its part of a snapshot nobody will ask for, and it is kept no longer.
 
 On the wire each frame follows a record of 12 bytes: its length, its number on this connection, and a checksum of both. A record of length
 0 is a heartbeat, with the number of the next frame. So a receiver notices whatever goes wrong: frames that were lost, came twice, changed
@@ -120,6 +121,12 @@ class Sending:
                 self._lose("it moved")
             self._changed.notify_all()
 
+    def forget(self, before: Position) -> None:
+        """Nobody will ask for what came before this."""
+        with self._changed:
+            while len(self._kept) > self._unsent and _precedes(self._kept[0][0], before):
+                self._drop()
+
     def close(self, error: LocallearnError) -> None:
         """Hang up for good."""
         with self._changed:
@@ -132,11 +139,13 @@ class Sending:
         self._kept.append((address, data))
         self._bytes += len(data)
         while self._bytes > self._replay and len(self._kept) > 1 + self._unsent:
-            old, dropped = self._kept.popleft()
-            self._bytes -= len(dropped)
-            step, aside = self._forgotten
-            next_ = old.step + 1
-            self._forgotten = Position(max(step, next_), aside) if old.stream in STEPWISE else Position(step, max(aside, next_))
+            self._drop()
+
+    def _drop(self) -> None:
+        old, dropped = self._kept.popleft()
+        self._bytes -= len(dropped)
+        (step, aside), after = self._forgotten, old.step + 1
+        self._forgotten = Position(max(step, after), aside) if old.stream in STEPWISE else Position(step, max(aside, after))
 
     def _push(self, data: bytes) -> None:
         """A frame, or a heartbeat; what the kernel does not take at once is left to the thread, in order."""
@@ -203,10 +212,14 @@ class Sending:
         with self._changed:
             if self.error:
                 return hang_up(wire)
-            again = [data for address, data in self._kept if address.step >= (wanted.step if address.stream in STEPWISE else wanted.aside)]
+            again = [data for address, data in self._kept if not _precedes(address, wanted)]
             self._left = deque(memoryview(record(len(data), number) + data) for number, data in enumerate(again))
             self._wire, self._number, self._unsent, self._heard, self.broken = wire, len(again), 0, time.monotonic(), None
             self._changed.notify_all()
+
+
+def _precedes(address: Address, position: Position) -> bool:
+    return address.step < (position.step if address.stream in STEPWISE else position.aside)
 
 
 class Receiving:

@@ -87,6 +87,11 @@ class Links:
         if end is not None:
             end.call_again()
 
+    def forget(self, before: Position) -> None:
+        """No shard will want to be told again what came before this."""
+        for end in list(self._to.values()):
+            end.forget(before)
+
     @property
     def lost(self) -> dict[int, str]:
         """The shards that were linked with this one and are not now, and why."""

@@ -200,6 +200,9 @@ class Calls:
             for dst, count in list(self.outbox.counts.items()):
                 self._say(dst, count)
 
+    def forget(self, before: Any) -> None:
+        """Nothing is kept here anyway."""
+
     def promised(self, src: int, count: int) -> None:
         """A neighbour has sent so many frames."""
         self.mailbox.promised(src, count, time.monotonic())

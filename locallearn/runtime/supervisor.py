@@ -113,6 +113,8 @@ class Supervisor:
                 self._failures, self._kept = 0, event
                 self._restarted.clear()
                 self._cutter.whole(event.step, time.monotonic())
+                for actor in self._crew.actors:
+                    actor.whole.remote(life, event.step, event.asides)
             yield event
 
     def _watch(self, life: int) -> Iterator[Event]:

@@ -56,7 +56,9 @@ def soak(settings: Any, seconds: float) -> int:
                 break
     ours = (event for event in train(EagerSession(setup)) if isinstance(event, Evaluated))
     wrong = sum((a.step, a.accuracy, a.traffic) != (b.step, b.accuracy, b.traffic) for a, b in zip(mine, ours, strict=False))
-    print(f"{len(memory)} kills, {alone} shards gone back alone, {together} times all; lost {sum(lost):.0f} s, at most {max(lost, default=0):.1f}")
+    print(
+        f"{len(memory)} kills, {alone} shards gone back alone, {together} times all; lost {sum(lost):.0f} s, at most {max(lost, default=0):.1f}"
+    )
     print(f"{len(mine)} evaluations up to step {mine[-1].step}, of which {wrong} are wrong")
     return wrong + sum(grown(name, [(at, each[k]) for at, *each in memory]) for k, name in enumerate(("middle", "driver")))
 
@@ -66,5 +68,7 @@ def grown(name: str, memory: list[tuple[float, float]]) -> bool:
     settled = [size for at, size in memory if at > SETTLED_SECONDS]
     if not settled:
         return False
-    print(f"{name}: {settled[0]:.1f} MiB after {SETTLED_SECONDS / 60:.0f} minutes, {settled[-1]:.1f} at the end, at most {max(settled):.1f}")
+    print(
+        f"{name}: {settled[0]:.1f} MiB after {SETTLED_SECONDS / 60:.0f} minutes, {settled[-1]:.1f} at the end, at most {max(settled):.1f}"
+    )
     return settled[-1] - settled[0] > GROWTH

@@ -14,7 +14,7 @@ import pytest
 from locallearn.errors import LocallearnError
 from locallearn.runtime import ends, links
 from locallearn.runtime.ends import LIMIT, QUEUE, RECORD_BYTES, LinkLost, record
-from locallearn.runtime.frame import TRAIN, Address, FrameError, frame
+from locallearn.runtime.frame import EVALUATE, TRAIN, Address, FrameError, frame
 from locallearn.runtime.handshake import Position, greet
 from locallearn.runtime.links import Links
 
@@ -251,6 +251,28 @@ def test_what_is_not_kept_any_more_is_an_error(linked):
     with pytest.raises(LinkLost, match="asks for step 8, and what was sent then is not kept any more"):
         post_for_seconds(a)
     again.close()
+
+
+def test_what_every_snapshot_has_is_not_kept(linked):
+    """Labels of a later step may have left before it; an evaluation has numbers of its own."""
+    a, b = shards = linked(2)
+    for step in (0, 1, 2, 9, 3, 4, 5, 6, 7, 8, 10):
+        a.post(address(step), message(address(step), 100))
+    aside = Address(EVALUATE, 0, 1, 0, 4, 0)
+    a.post(aside, message(aside, 100))
+    for step in range(8):
+        b.take(address(step), "x")
+    a.forget(Position(step=3, aside=4))
+    a.forget(Position(step=8, aside=4))
+    b.close()
+    again = moved(shards, 1, Position(step=8, aside=4))
+    for where in (*map(address, (8, 9, 10)), aside):
+        assert in_time(again.take, where, "x") == message(where, 100)
+    again.close()
+    before = moved([a, again], 1, Position(step=2))
+    with pytest.raises(LinkLost, match="asks for step 2, and what was sent then is not kept any more"):
+        post_for_seconds(a)
+    before.close()
 
 
 def post_for_seconds(one):
