@@ -157,7 +157,7 @@ class Running:
         words = [sys.executable, "-m", "tests.fabrics.kills", "--drive", str(self.folder), *map(str, self.case[:4])]
         with (self.folder.parent / f"{self.folder.name}.err").open("ab") as errors:
             own = {**os.environ, MARK: str(self.folder), "RAY_TMPDIR": str(self.folder.parent)}
-            self.driver = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=errors, start_new_session=True, text=True, env=own)
+            self.driver = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=errors, text=True, env=own)
         self._hearer = threading.Thread(target=self._hear, args=(self.driver, self.commands), daemon=True)
         self._hearer.start()
 
@@ -215,7 +215,7 @@ class Running:
     def strike(self, moment: str, chance: random.Random) -> Strike | None:
         """Kill at a moment; None if the driver ended before it came."""
         self._await(moment, chance)
-        if not self.until(self.victims):
+        if not self.until(self.victims, pause=0.2):
             return None
         known = self.said("Compiled", "Progress")
         found = "start" if not below_named(self.driver.pid, "ray::ShardActor") else "compilation" if not known else moment
@@ -229,7 +229,7 @@ class Running:
     def _await(self, moment: str, chance: random.Random) -> None:
         if moment == "start":
             return self.sleep(chance.uniform(0.5, 6))
-        self.until(lambda: below_named(self.driver.pid, "ray::ShardActor"))
+        self.until(lambda: below_named(self.driver.pid, "ray::ShardActor"), pause=0.2)
         if moment == "compilation":
             return self.sleep(chance.uniform(0, 3))
         self.until(lambda: self.said("Progress"))

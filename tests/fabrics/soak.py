@@ -56,9 +56,8 @@ def soak(settings: Any, seconds: float) -> int:
                 break
     ours = (event for event in train(EagerSession(setup)) if isinstance(event, Evaluated))
     wrong = sum((a.step, a.accuracy, a.traffic) != (b.step, b.accuracy, b.traffic) for a, b in zip(mine, ours, strict=False))
-    print(
-        f"{len(memory)} kills, {alone} shards gone back alone, {together} times all; lost {sum(lost):.0f} s, at most {max(lost, default=0):.1f}"
-    )
+    told = f"{len(memory)} kills, {alone} shards gone back alone, {together} times all"
+    print(f"{told}; lost {sum(lost):.0f} s, at most {max(lost, default=0):.1f} at a time")
     print(f"{len(mine)} evaluations up to step {mine[-1].step}, of which {wrong} are wrong")
     return wrong + sum(grown(name, [(at, each[k]) for at, *each in memory]) for k, name in enumerate(("middle", "driver")))
 
