@@ -117,6 +117,7 @@ class Crew:
     """One actor for each shard of each replica, for one run or for several, one after the other. A context manager: leaving it ends them.
 
     count: of actors. top: the one whose findings count, of the first replica. processes: their process ids. peak_memory: bytes, for each.
+    moves: of those replaced last, who is on another node than before.
     """
 
     def __init__(
@@ -136,6 +137,7 @@ class Crew:
         self.actors: list[Any] = []
         self.processes: list[int] = []
         self.peak_memory = [0] * self.count
+        self.moves: list[str] = []
         self._private = False
         self._numbers = 0
 
@@ -192,8 +194,8 @@ class Crew:
         self._replace([shard])
         actor, others = self.actors[shard], [k for k in range(self.count) if k != shard]
         (self._places[shard],) = self._all([actor.listen.remote(life, self._host, self._secret, self.cluster.ports)], [shard])
-        self._all([actor.start.remote(self._places, work, setup, part, keep_seconds, network)], [shard])
         self._all([self.actors[k].moved.remote(life, shard, self._places[shard]) for k in others], others)
+        self._all([actor.start.remote(self._places, work, setup, part, keep_seconds, network)], [shard])
 
     def mend(self) -> None:
         """Replace the actors that are gone or do not answer, on whatever nodes there are now; the others stay."""
@@ -214,12 +216,18 @@ class Crew:
         return _is_good(reference) if answered else None
 
     def _replace(self, absent: list[int]) -> None:
+        before = dict(self._seats)
         for k in absent:
             with contextlib.suppress(Exception):
                 ray.kill(self.actors[k])
             self.actors[k] = self._hire_one(k)
         for k, process in zip(absent, self._present(absent) if absent else (), strict=True):
             self.processes[k] = process
+        self.moves = [self._whereabouts(k) for k in absent if self._seats[k].machine != before[k].machine]
+
+    def _whereabouts(self, actor: int) -> str:
+        together = [self.called(k) for k, seat in self._seats.items() if k != actor and seat.machine == self._seats[actor].machine]
+        return f"{self.called(actor)} {'shares a node with ' + ', '.join(together) if together else 'is on another node'} now"
 
     def _dismiss(self) -> None:
         for actor in self.actors:

@@ -80,12 +80,15 @@ class Links:
         self._wanted = position
 
     def moved(self, shard: int, place: Place) -> None:
-        """A shard that was lost is there again, elsewhere."""
+        """A shard that was lost is there again, elsewhere. It calls when it has something to say, which may take it some compiling."""
         with self._changed:
             self._places[shard] = place
-            end = self._to.get(shard)
-        if end is not None:
-            end.call_again()
+            self._silent.pop(shard, None)
+            sending, receiving = self._to.get(shard), self._from.pop(shard, None)
+        if receiving is not None:
+            receiving.close()
+        if sending is not None:
+            sending.call_again()
 
     def forget(self, before: Position) -> None:
         """No shard will want to be told again what came before this."""

@@ -16,6 +16,7 @@ from locallearn.errors import LocallearnError, ShardLost
 from locallearn.networks import Network
 from locallearn.runtime.cuts import Cutter
 from locallearn.runtime.hearing import Hearing, own_part
+from locallearn.runtime.placement import Unplaced
 from locallearn.runtime.setup import Setup
 from locallearn.runtime.training import Evaluated, Event, Finished, Progress, Recovered, RolledBack, Snapshot, Watched
 
@@ -81,13 +82,15 @@ class Supervisor:
             if self._failures > ROLLBACKS:
                 raise ShardLost(f"{lost}\nGiven up after {ROLLBACKS} returns to the same snapshot; the same command tries again.") from lost
             try:
+                if isinstance(lost.__cause__, Unplaced):
+                    raise lost.__cause__  # a place was waited for already
                 self._crew.mend()
                 manned = True
             except ShardLost as another:
                 lost = another
             except LocallearnError as error:
                 raise ShardLost(f"{lost}\nIt was not replaced: {error}\nThe same command resumes from the last snapshot.") from error
-        return RolledBack(self._kept.step if self._kept else 0, self._lost[0], str(lost))
+        return RolledBack(self._kept.step if self._kept else 0, self._lost[0], self._told_of(lost))
 
     def _life(self) -> Iterator[Event]:
         """All events until a shard is lost that cannot be restarted alone."""
@@ -196,7 +199,11 @@ class Supervisor:
         self._waited = self._waits([shard])
         self._last[shard] = None
         self._broken = {link: since for link, since in self._broken.items() if shard not in link}
-        return RolledBack(heard.part.step if heard.part else 0, self._lost[0], str(lost), shard)
+        return RolledBack(heard.part.step if heard.part else 0, self._lost[0], self._told_of(lost), shard)
+
+    def _told_of(self, lost: ShardLost) -> str:
+        """A loss, and what has become of it."""
+        return "; ".join([str(lost), *self._crew.moves])
 
     def _cut(self, life: int) -> None:
         """Announce a snapshot between evaluations, if it is time for one."""

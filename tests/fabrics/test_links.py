@@ -241,6 +241,27 @@ def test_who_takes_the_place_of_a_lost_shard_is_told_again_what_it_needs(linked)
         again.close()
 
 
+def test_who_takes_a_place_and_has_nothing_to_say_yet_is_not_lost(linked):
+    """Whether the old connection's end was noticed before or not."""
+    a, b, c = shards = linked(3)
+    for dst, one in ((1, b), (2, c)):
+        a.post(address(0, 0, dst), message(address(0, 0, dst)))
+        one.take(address(0, 0, dst), "x")
+        one.reached(Position(1))
+    with taking(b, address(1)) as taken:
+        a.close()
+        wait_until(lambda: 0 in b.lost)
+        again = moved(shards, 0, Position(step=1))
+        assert b.lost == {}
+        with taking(c, address(1, 0, 2)) as other:
+            time.sleep(0.2)
+            assert [b.lost, c.lost] == [{}, {}]
+            for dst, answer in ((1, taken), (2, other)):
+                again.post(address(1, 0, dst), message(address(1, 0, dst)))
+                assert answer.result(5) == message(address(1, 0, dst))
+    again.close()
+
+
 def test_what_is_not_kept_any_more_is_an_error(linked):
     a, b = shards = linked(2, replay=1000)
     for step in range(50):

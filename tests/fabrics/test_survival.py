@@ -146,3 +146,20 @@ def test_two_that_die_at_once_are_both_replaced(crew):
                 os.kill(crew.processes[shard], signal.SIGKILL)
             time.sleep(0.1)
     assert_undisturbed(events, make)
+
+
+def test_where_the_others_do_not_keep_enough_all_go_back(crew):
+    """Frames of 256 KiB, of which a link keeps 128: the bottom cannot tell again what it told at first."""
+    config = resolve(
+        {
+            "rule": {"name": "mono_forward"},
+            "model": {"name": "mlp", "widths": [196, 512, 16, 10], "shards": 3},
+            "data": {"name": "fashion14", "limit": 300, "validation": 40},
+            "train": {"steps": 300, "batch": 128, "evaluate_every": 300},
+        }
+    )
+    make = functools.partial(prepare, config)
+    events = killed_when(crew, crew.train(make, keep_seconds=1e9), [(at_step(160), 1)])
+    assert_undisturbed(events, make)
+    assert [(back.step, back.shard) for back in of(events, RolledBack)] == [(0, 1), (0, None)]
+    assert "it asks for step 0, and what was sent then is not kept any more" in of(events, RolledBack)[1].reason
