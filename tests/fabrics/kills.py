@@ -116,7 +116,7 @@ def machines() -> Iterator[str]:
     """The address of a Ray of three nodes, two of which may be struck."""
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "include_dashboard": False})
     others = [cluster.add_node(num_cpus=2) for _ in range(2)]
     print("machines", *(node.all_processes["raylet"][0].process.pid for node in others), flush=True)
     try:
