@@ -4,7 +4,7 @@
 
 Goals: between the same two actors the links carry at least three times the small messages a second of Ray calls; and four shards of 256
 units (batch 128, a local loss, Adam, activations in 32 bits: 128 KiB a hop) train on actors at least 0.8 times as fast as in threads of one
-process, linked by the same sockets. Rounds alternate; the best of each counts.
+process, whether these are linked by queues or by the same sockets. Rounds alternate; the best of each counts.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import itertools
 import os
 import threading
 import time
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from locallearn.rules import RULES
 from locallearn.runtime.cluster import Crew
 from locallearn.runtime.frame import TRAIN, Address, frame
 from locallearn.runtime.links import Links
+from locallearn.runtime.mailbox import Mailbox
 from locallearn.runtime.peers import PeersSession
 from locallearn.runtime.setup import Setup, Stage
 from locallearn.runtime.training import Evaluated, train
@@ -112,41 +114,71 @@ def rates(events: Any) -> list[float]:
     return [STEPS * BATCH / (b - a) for a, b in itertools.pairwise(seconds)]
 
 
-def in_threads() -> list[float]:
+class Queues:
+    """The transport of a shard whose neighbours are threads of this process."""
+
+    buffered = True
+
+    def __init__(self, shard: int, boxes: list[Mailbox]):
+        self._boxes, self._sent = boxes, Counter[int]()
+        self.take = boxes[shard].take
+
+    def post(self, address: Address, data: bytes) -> None:
+        self._boxes[address.dst].put(self._sent[address.dst], data)
+        self._sent[address.dst] += 1
+
+
+def in_threads(transports: list[Any]) -> list[float]:
     """One shard in each thread of this process."""
-    links = [Links(k, "127.0.0.1", 1, b"s" * 32) for k in range(SHARDS)]
-    for one in links:
-        one.connect([other.place for other in links])
     made, found = setup(), []
 
     def work(shard: int) -> None:
-        found.append((shard, rates(train(PeersSession(made, shard, links[shard]), keep_seconds=1e9))))
+        found.append((shard, rates(train(PeersSession(made, shard, transports[shard]), keep_seconds=1e9))))
 
     threads = [threading.Thread(target=work, args=(k,)) for k in range(SHARDS)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    for one in links:
-        one.close()
     return dict(found)[SHARDS - 1]
 
 
+def by_queues() -> list[float]:
+    """Threads that hand each other the frames."""
+    boxes = [Mailbox() for _ in range(SHARDS)]
+    return in_threads([Queues(k, boxes) for k in range(SHARDS)])
+
+
+def by_sockets() -> list[float]:
+    """Threads linked as actors are."""
+    links = [Links(k, "127.0.0.1", 1, b"s" * 32) for k in range(SHARDS)]
+    for one in links:
+        one.connect([other.place for other in links])
+    try:
+        return in_threads(links)
+    finally:
+        for one in links:
+            one.close()
+
+
 def main() -> None:
-    """Print the two tables."""
+    """Print the figures."""
     import jax
 
     jax.config.update("jax_cpu_enable_async_dispatch", False)  # as in the actors
     with Crew(SHARDS) as crew:
-        threads, actors = [], []
+        actors, queues, sockets = [], [], []
         for _ in range(2):
             actors += rates(crew.train(functools.partial(setup), keep_seconds=1e9))
-            threads += in_threads()
+            queues += by_queues()
+            sockets += by_sockets()
     ray.init(address="local", include_dashboard=False, num_cpus=max(2, os.cpu_count() or 1), log_to_driver=False)
     over_links, by_calls = messages()
     ray.shutdown()
     print(f"small messages a second   links {over_links:8,.0f}   calls {by_calls:8,.0f}   ratio {over_links / by_calls:.2f}")
-    print(f"examples a second        actors {max(actors):8,.0f} threads {max(threads):8,.0f}   ratio {max(actors) / max(threads):.2f}")
+    for name, threads in (("queues", queues), ("sockets", sockets)):
+        ratio = max(actors) / max(threads)
+        print(f"examples a second        actors {max(actors):8,.0f}   threads, {name:7} {max(threads):8,.0f}   ratio {ratio:.2f}")
 
 
 if __name__ == "__main__":
