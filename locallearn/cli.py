@@ -35,7 +35,9 @@ on_option = click.option(
     show_default=True,
     help="local: one compiled program; eager: message by message; ray: one actor for each shard.",
 )
-address_option = click.option("--address", metavar="HOST:PORT", help="A Ray that runs already, for --on ray.")
+address_option = click.option(
+    "--address", metavar="HOST:PORT", help="A Ray that runs already: each run goes there, as a task, or as actors with --on ray."
+)
 transport_option = click.option(
     "--transport",
     type=click.Choice(["socket", "ray"]),
@@ -155,7 +157,13 @@ def run(path: Path, on: str, address: str | None, transport: str, network: str |
 @click.option("--dry-run", is_flag=True, help="List the runs and their bytes; run nothing.")
 @click.option("--retry-failed", is_flag=True, help="Try failed runs again.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first failure.")
-@click.option("-j", "--jobs", metavar="N", type=click.IntRange(1), default=1, help="Runs at a time, each in a process.")
+@click.option(
+    "-j",
+    "--jobs",
+    metavar="N",
+    type=click.IntRange(1),
+    help="Runs at a time. By default 1; with --address as many as there is room for on the cluster.",
+)
 @click.option("--keep-going", is_flag=True, help="Go on even if the first runs all fail alike.")
 @on_option
 @address_option
@@ -170,11 +178,13 @@ def sweep(
     """Train every combination of a sweep.
 
     Finished runs are skipped, interrupted ones go on; a run that fails is
-    noted, and the sweep goes on.
+    noted, and the sweep goes on. Results are written here, wherever it runs.
 
     \b
-    Example:
+    Examples:
       locallearn sweep experiments/frontier.yaml --only rule.name=backprop
+      locallearn sweep experiments/frontier.yaml --jobs 4
+      locallearn sweep experiments/frontier.yaml --address 10.0.0.1:6379
     """
     from locallearn.experiment.environment import use_data
 

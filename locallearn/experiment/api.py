@@ -10,8 +10,9 @@ from locallearn.config.own import with_blocks
 from locallearn.config.reading import read
 from locallearn.config.run import Config, resolve
 from locallearn.experiment.events import Listener
+from locallearn.experiment.how import How, silent
 from locallearn.experiment.result import Result
-from locallearn.experiment.run import How, execute, run_name, silent
+from locallearn.experiment.run import execute, run_name
 
 Source = Config | Mapping[str, Any] | str | Path
 

@@ -5,21 +5,26 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from locallearn.config.sweep import Run, Sweep
 from locallearn.errors import LocallearnError
+from locallearn.experiment.abreast import Abreast, Room, Unseated, on_ray, wanted
 from locallearn.experiment.files import NoRoom, finite, make_folder, write_whole
+from locallearn.experiment.how import How, silent
 from locallearn.experiment.lock import Held
 from locallearn.experiment.parallel import kept, spread
 from locallearn.experiment.prepare import load_data
 from locallearn.experiment.provenance import commit, relative
 from locallearn.experiment.result import Result, load
-from locallearn.experiment.run import FailedBefore, How, Interrupted, execute, seed_name, silent
+from locallearn.experiment.run import FailedBefore, Interrupted, execute, seed_name
 from locallearn.experiment.store import FAILED, FINISHED, RUNNING, Store
+from locallearn.experiment.training import cached_loader
+from locallearn.runtime.placement import Unplaced, Wanted
 
 ALIKE = 3
 """If so many runs fail at the start, all in the same way, the others would too."""
@@ -74,7 +79,8 @@ class Course:
     """One pass over the runs of a sweep.
 
     folder: below which each run has its directory. how: for each run; its `tell` hears the run's own events, if there is one run at a
-    time. tell: called with a Planned, then for each run with a Begun and its Outcome. jobs: runs at a time.
+    time. tell: called with a Planned, then for each run with a Begun and its Outcome. jobs: runs at a time; by default one, or on a Ray
+    that runs already as many as it has room for.
     """
 
     folder: Path
@@ -83,8 +89,9 @@ class Course:
     retry_failed: bool = False
     fail_fast: bool = False
     keep_going: bool = False
-    jobs: int = 1
+    jobs: int | None = None
     outcomes: list[Outcome] = field(default_factory=list)
+    _reserved: dict[str, Wanted] = field(default_factory=dict)
 
     def directory(self, run: Run) -> Path:
         """Where a run lives: all seeds of a combination together."""
@@ -98,7 +105,7 @@ class Course:
         """Run them all, in order. Interrupted when it is asked to stop."""
         self.tell(self.states(runs))
         numbered = list(enumerate(runs, start=1))
-        for news in self._side_by_side(numbered) if self.jobs > 1 else self._in_turn(numbered):
+        for news in self._turns(numbered):
             if isinstance(news, Outcome):
                 self.outcomes.append(news)
             self.tell(news)
@@ -106,8 +113,24 @@ class Course:
                 self._consider()
         return self.outcomes
 
+    def on_ray(self, runs: Iterable[Run]) -> AbstractContextManager[None]:
+        """One Ray for all these runs, for as long as the block lasts, if some of them need one."""
+        left = [run for run in runs if self.how.elsewhere and Store(self.directory(run)).state != FINISHED]
+        return on_ray(self.how.address, map(self._wanted, left), self.jobs or 1) if left else contextlib.nullcontext()
+
+    def _wanted(self, run: Run) -> Wanted:
+        key = run.config.structure()
+        if key not in self._reserved:
+            self._reserved[key] = wanted(run.config, self.how.on)
+        return self._reserved[key]
+
+    def _turns(self, runs: Sequence[tuple[int, Run]]) -> Iterator[Begun | Outcome]:
+        if self.jobs == 1 or (self.jobs is None and self.how.address is None):
+            return self._in_turn(runs)
+        return self._abreast(runs) if self.how.elsewhere else self._side_by_side(runs)
+
     def _in_turn(self, runs: Sequence[tuple[int, Run]]) -> Iterator[Begun | Outcome]:
-        how = replace(self.how, load=functools.lru_cache(maxsize=2)(load_data), retry=self.retry_failed)
+        how = replace(self.how, load=cached_loader(), retry=self.retry_failed)
         for number, run in runs:
             yield Begun(number, run)
             yield carried_out(number, run, self.directory(run), how)
@@ -119,10 +142,23 @@ class Course:
         for number, run in runs:
             tasks.setdefault(run.name, []).append((number, run, self.directory(run)))
         work = functools.partial(_work, here)
-        with contextlib.closing(spread(list(tasks.values()), work, self.jobs, self.how.interrupted)) as told:
+        with contextlib.closing(spread(list(tasks.values()), work, self.jobs or 1, self.how.interrupted)) as told:
             for news in told:
                 finished = isinstance(news, Outcome) and news.state == FINISHED
                 yield news._replace(result=load(news.directory)) if finished else news
+        self._leave()
+
+    def _abreast(self, runs: Sequence[tuple[int, Run]]) -> Iterator[Begun | Outcome]:
+        """Each run by itself."""
+        here = replace(self.how, tell=silent, load=cached_loader(), retry=self.retry_failed)
+        tasks = [_Turn(number, run, self.directory(run), here) for number, run in runs]
+        with self.on_ray(run for _, run in runs):
+            threads = Abreast(_take, lambda turn: self._wanted(turn.run), Room(self.jobs), self.how.interrupted)
+            with contextlib.closing(threads.go(tasks)) as told:
+                yield from told
+        self._leave()
+
+    def _leave(self) -> None:
         if self.how.interrupted():
             raise Interrupted("interrupted; the same command goes on")
 
@@ -158,7 +194,7 @@ def carried_out(number: int, run: Run, directory: Path, how: How) -> Outcome:
 
 def _work(how: How, task: Sequence[tuple[int, Run, Path]], tell: Callable[[Any], None], stop: Callable[[], bool]) -> None:
     """Some runs, one after the other, in a process of their own."""
-    how = replace(how, interrupted=stop, load=kept(_loader), shared=kept(dict))
+    how = replace(how, interrupted=stop, load=kept(cached_loader), shared=kept(dict))
     with contextlib.suppress(Interrupted):
         for number, run, directory in task:
             if stop():
@@ -167,8 +203,23 @@ def _work(how: How, task: Sequence[tuple[int, Run, Path]], tell: Callable[[Any],
             tell(carried_out(number, run, directory, how)._replace(result=None))
 
 
-def _loader() -> Callable[[Any], Any]:
-    return functools.lru_cache(maxsize=2)(load_data)
+class _Turn(NamedTuple):
+    """What a thread does."""
+
+    number: int
+    run: Run
+    directory: Path
+    how: How
+
+
+def _take(turn: _Turn, tell: Callable[[Any], None], stop: Callable[[], bool]) -> None:
+    """One run, which other processes train. What found no place while others had theirs is tried again when one of them has left."""
+    how = replace(turn.how, interrupted=stop)
+    tell(Begun(turn.number, turn.run))
+    with contextlib.suppress(Interrupted):
+        outcome = carried_out(turn.number, turn.run, turn.directory, how)
+        unseated = outcome.failure and outcome.failure.kind == Unplaced.__name__ and not outcome.failure.earlier
+        tell(Unseated(turn._replace(how=replace(turn.how, retry=True)), outcome) if unseated else outcome)
 
 
 def write_sweep(course: Course, sweep: Sweep, source: Path, data: Any, chosen: Sequence[Any] = ()) -> None:

@@ -14,7 +14,8 @@ from locallearn.config.reading import read
 from locallearn.errors import LocallearnError
 from locallearn.experiment.api import configuration
 from locallearn.experiment.files import NoRoom
-from locallearn.experiment.run import How, execute, run_name, silent
+from locallearn.experiment.how import How, silent
+from locallearn.experiment.run import execute, run_name
 from locallearn.experiment.signals import polite
 from locallearn.experiment.store import FAILED
 from locallearn.experiment.sweeping import Course, write_sweep
@@ -42,11 +43,9 @@ def run(path: Path, *, sets: Sequence[str], how: Mapping[str, Any], runs: Path, 
 
 
 def sweep(
-    path: Path, *, only: Sequence[str], how: Mapping[str, Any], runs: Path, quiet: bool, flags: Mapping[str, bool], jobs: int = 1
+    path: Path, *, only: Sequence[str], how: Mapping[str, Any], runs: Path, quiet: bool, flags: Mapping[str, bool], jobs: int | None = None
 ) -> int:
     """`locallearn sweep`. flags: `retry_failed`, `fail_fast` and `keep_going`."""
-    if jobs > 1 and how["on"] == "ray":
-        raise LocallearnError("--jobs runs in processes of this machine, --on ray in actors: take one of the two")
     document = read(path)
     found = sweeps.load(document)
     chosen = sweeps.select(found.runs, only) if only and not found.tune else list(found.runs)
@@ -58,6 +57,7 @@ def sweep(
         each = How(**how, tell=progress.of_run, interrupted=interrupted, source=str(path))
         course = Course(folder, each, progress, flags["retry_failed"], flags["fail_fast"], flags["keep_going"], jobs)
         write = functools.partial(write_sweep, course, found, path, document.data)
+        stack.enter_context(course.on_ray([run for study in studies for run in study.trials] if found.tune else chosen))
         write(known_choices(course, found))
         choices: list[Chosen] = []
         room = True

@@ -73,8 +73,30 @@ def _size(make_setup: Any) -> tuple[int, int]:
     return setup.stages[0].wiring.shards, setup.replicas.count
 
 
+_private = False
+"""Whether the Ray that this process has joined is its own."""
+
+
+@contextlib.contextmanager
+def joined(address: str | None, needed: Mapping[str, float]) -> Iterator[bool]:
+    """Join or start Ray for as long as the block lasts; within such a block it is the same Ray. Gives whether it is private.
+
+    address: of a running Ray; without it RAY_ADDRESS, and without that a private Ray on this machine. needed: what that one must have.
+    """
+    global _private
+    began = _connect(address, needed)
+    _private = began or _private
+    try:
+        yield _private
+    finally:
+        if began:
+            _private = False
+            with _no_fork_warning():
+                ray.shutdown()
+
+
 def _connect(address: str | None, needed: Mapping[str, float]) -> bool:
-    """Join or start Ray; whether it is ours alone."""
+    """Join or start Ray, if that has not been done; whether one was started."""
     if ray.is_initialized():
         return False
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
@@ -138,11 +160,11 @@ class Crew:
         self.processes: list[int] = []
         self.peak_memory = [0] * self.count
         self.moves: list[str] = []
-        self._private = False
+        self._ray, self._private = contextlib.ExitStack(), False
         self._numbers = 0
 
     def __enter__(self) -> Crew:
-        self._private = _connect(self.address, self.cluster.total(self.count))
+        self._private = self._ray.enter_context(joined(self.address, self.cluster.total(self.count)))
         try:
             self._hire()
         except BaseException:
@@ -156,9 +178,7 @@ class Crew:
             with contextlib.suppress(Exception):
                 self._place.release()
             self._place = None
-        if self._private:
-            with _no_fork_warning():
-                ray.shutdown()
+        self._ray.close()
 
     def train(
         self,
@@ -286,11 +306,11 @@ class Crew:
             raise Unplaced(unplaced(self.cluster, self.count, patience))
         self._seats.update(zip(hired, self._all(waiting, hired), strict=True))
         dealt = shares([self._seats[k] for k in range(self.count)], self.cluster)
-        self._all([self.actors[k].sit.remote(dealt[k], _passed_on()) for k in hired], hired)
+        self._all([self.actors[k].sit.remote(dealt[k], passed_on()) for k in hired], hired)
         return [self._seats[k].process for k in hired]
 
 
-def _passed_on() -> dict[str, str]:
+def passed_on() -> dict[str, str]:
     """What of this process's environment holds for actors on other nodes, too: where the data lies."""
     return {files.VARIABLE: os.path.abspath(os.path.expanduser(os.environ[files.VARIABLE]))} if os.environ.get(files.VARIABLE) else {}
 

@@ -78,6 +78,13 @@ class Cluster:
         """What all shards reserve together."""
         return dict(sum((Counter(self.bundle(k)) for k in range(shards)), Counter()))
 
+    def of_task(self, shards: int) -> Cluster:
+        """What a run reserves that is one task: as much as the shard that wants most. It computes on the CPUs that it reserves."""
+        bundles = [self.bundle(k) for k in range(shards)]
+        most = {name: max(bundle.get(name, 0) for bundle in bundles) for bundle in bundles for name in bundle}
+        own = {name: amount for name, amount in most.items() if name not in ("CPU", "GPU")}
+        return replace(self, cpus=most.get("CPU", 0), gpus=most.get("GPU", 0), resources=own)
+
 
 def _own(value: Any, shard: int) -> Any:
     return value[shard] if isinstance(value, tuple) else value
@@ -127,29 +134,54 @@ class Node(NamedTuple):
     amounts: Mapping[str, float]
 
 
-def _nodes() -> list[Node]:
+def nodes() -> list[Node]:
+    """Of the Ray that this process has joined."""
     import ray
 
     return [Node(node["NodeManagerAddress"], node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
 
-def unplaced(cluster: Cluster, shards: int, waited: float) -> str:
-    """What was asked for, and what each node of the Ray that this process has joined has."""
+class Wanted(NamedTuple):
+    """What a run reserves: a bundle for each shard, or one for a task. spread: see `Cluster`."""
+
+    bundles: tuple[Mapping[str, float], ...]
+    spread: str
+
+
+def fits(wanted: Iterable[Wanted], nodes: Sequence[Node]) -> bool:
+    """Whether there is room for all of these at once, if nobody else is there. Each goes where most is left, to few nodes if it packs."""
+    free = [dict(node.amounts) for node in nodes]
+    for one in wanted:
+        taken: set[int] = set()
+        for bundle in sorted(one.bundles, key=lambda bundle: -bundle.get("CPU", 0)):
+            able = [n for n in range(len(free)) if all(free[n].get(name, 0) >= amount for name, amount in bundle.items())]
+            able = [n for n in able if n not in taken] if one.spread == "strict" else able
+            if not able:
+                return False
+            sign = -1 if one.spread == "pack" else 1
+            best = max(able, key=lambda n: (sign * (n not in taken), sign * free[n].get("CPU", 0)))
+            taken.add(best)
+            free[best].update({name: free[best][name] - amount for name, amount in bundle.items()})
+    return True
+
+
+def unplaced(cluster: Cluster, shards: int, waited: float, who: str | None = None) -> str:
+    """What was asked for, and what each node of the Ray that this process has joined has. who: found no place, if not the shards."""
     import ray
 
-    return told(cluster, shards, waited, _nodes(), ray.available_resources())
+    return told(cluster, shards, waited, nodes(), ray.available_resources(), who)
 
 
-def told(cluster: Cluster, shards: int, waited: float, nodes: Sequence[Node], free: Mapping[str, float]) -> str:
+def told(cluster: Cluster, shards: int, waited: float, nodes: Sequence[Node], free: Mapping[str, float], who: str | None = None) -> str:
     """The same, of nodes that are known."""
     groups: dict[str, list[int]] = defaultdict(list)
     for k in range(shards):
         groups[_words(cluster.bundle(k))].append(k)
     asked = {name for k in range(shards) for name in cluster.bundle(k)}
-    lines = [f"{plural(shards, 'shard')} found no place within {duration(waited)}"]
+    lines = [f"{who or plural(shards, 'shard')} found no place within {duration(waited)}"]
     for words, members in groups.items():
-        who = "each" if len(members) == shards else f"{'shard' if len(members) == 1 else 'shards'} {', '.join(map(str, members))}"
-        lines.append(f"  asked for  {who}: {words}")
+        each = "each" if len(members) == shards else f"{'shard' if len(members) == 1 else 'shards'} {', '.join(map(str, members))}"
+        lines.append(f"  asked for  {words if who else f'{each}: {words}'}")
     lines += [f"             {shards} different nodes (cluster.spread: strict)"] if cluster.spread == "strict" else []
     for k, node in enumerate(nodes[:NODES_SHOWN]):
         lines.append(

@@ -21,6 +21,13 @@ GO_ON, KEEP, STOP = range(3)
 PACE_SECONDS = 0.3
 
 
+class Placed(NamedTuple):
+    """A run trains elsewhere. host: which machine. devices: their kinds."""
+
+    host: str
+    devices: tuple[str, ...]
+
+
 class Compiled(NamedTuple):
     """A stage is ready to run."""
 

@@ -16,7 +16,8 @@ from locallearn.config import sweep as sweeps
 from locallearn.config.reading import read
 from locallearn.config.run import resolve, slug
 from locallearn.errors import ConfigError, Problem
-from locallearn.experiment.run import How, run_name, runnable
+from locallearn.experiment.how import How, runnable
+from locallearn.experiment.run import run_name
 
 WIDTH = 80
 DIGITS = 8

@@ -16,7 +16,7 @@ from locallearn.errors import ConfigError
 from locallearn.experiment.prepare import Making, prepare
 from locallearn.runtime.cluster import Crew
 from locallearn.runtime.framed import EagerSession
-from locallearn.runtime.placement import Cluster, Node, Place, Seat, Share, Unplaced, shares, told
+from locallearn.runtime.placement import Cluster, Node, Place, Seat, Share, Unplaced, Wanted, fits, shares, told
 from locallearn.runtime.training import train
 
 CORES = (3, 5, 6, 7)
@@ -134,6 +134,31 @@ def test_who_finds_no_place_learns_what_was_asked_for_and_what_there_is():
     many = told(Cluster(), 2, 60, [Node(f"10.0.0.{k}", {"CPU": 1}) for k in range(200)], {})
     assert len(many.splitlines()) < 20
     assert "and 190 more nodes" in many
+
+
+# what has a place at the same time
+
+
+def test_runs_fit_as_long_as_each_of_their_shards_has_room():
+    nodes = [Node("a", {"CPU": 4}), Node("b", {"CPU": 2, "GPU": 1})]
+    one, pair, strict = Wanted(({"CPU": 1},), "spread"), Wanted(({"CPU": 1},) * 2, "spread"), Wanted(({"CPU": 1},) * 2, "strict")
+    assert fits([one] * 6, nodes)
+    assert not fits([one] * 7, nodes)
+    assert fits([pair] * 3, nodes)
+    assert not fits([pair] * 3 + [one], nodes)
+    assert fits([strict] * 2, nodes)
+    assert not fits([strict] * 3, nodes), "the second node has no third CPU"
+    assert not fits([Wanted(({"CPU": 3},) * 2, "spread")], nodes), "six CPUs, but not three and three"
+    assert fits([Wanted(({"CPU": 1, "GPU": 1},), "pack"), *[one] * 5], nodes)
+    assert not fits([Wanted(({"CPU": 1, "GPU": 1},), "pack")] * 2, nodes)
+    assert fits([Wanted(({"CPU": 1},) * 2, "pack"), Wanted(({"CPU": 4},), "pack")], nodes), "the small one leaves the large node alone"
+
+
+def test_a_task_reserves_as_much_as_its_greediest_shard():
+    asked = Cluster(cpus=(1, 4, 0.5), gpus=(0, 0, 1), resources=({"rack": 1}, {}, {"rack": 2})).of_task(3)
+    assert asked.bundle(0) == {"CPU": 4, "GPU": 1, "rack": 2}
+    assert Cluster().of_task(3).bundle(0) == {"CPU": 1}
+    assert (asked.cores(0), Cluster().of_task(3).cores(0)) == (4, 1)
 
 
 # data is read where it is used

@@ -6,9 +6,10 @@ import pytest
 from locallearn.cli import code_of
 from locallearn.config.run import resolve
 from locallearn.errors import ConfigError, LocallearnError
+from locallearn.experiment.how import How
 from locallearn.experiment.predict import course_of, predict
 from locallearn.experiment.prepare import network, prepare
-from locallearn.experiment.run import How, execute
+from locallearn.experiment.run import execute
 from locallearn.network.clock import _replayed
 from locallearn.network.graph import Event, step_graph
 from locallearn.network.stale import staggered

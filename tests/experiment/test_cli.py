@@ -219,7 +219,7 @@ def test_three_alike_stop_the_sweep(folder, capsys, monkeypatch):
     def broken(*_):
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr("locallearn.experiment.run.prepare", broken)
+    monkeypatch.setattr("locallearn.experiment.training.prepare", broken)
     assert code_of(["sweep", "all.yaml"]) == 1
     shown = capsys.readouterr()
     assert shown.out.count("FAILED RuntimeError: no memory") == 3

@@ -1,5 +1,6 @@
 """A sweep's runs in several processes: the same results, each run once, and nothing lost whatever is killed."""
 
+import contextlib
 import os
 import random
 import re
@@ -7,16 +8,28 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
+import ray
 import yaml
 
 from locallearn.cli import code_of
+from locallearn.config.run import resolve
+from locallearn.data.dataset import Dataset
+from locallearn.experiment.abreast import Abreast, Unseated
+from locallearn.experiment.files import NoRoom
+from locallearn.experiment.how import How
 from locallearn.experiment.lock import holder_of
 from locallearn.experiment.record import TIMES
 from locallearn.experiment.result import load
-from locallearn.experiment.store import FINISHED, Store
+from locallearn.experiment.run import Interrupted, execute
+from locallearn.experiment.store import FINISHED, INTERRUPTED, Store
+from locallearn.runtime.placement import Unplaced
+from locallearn.runtime.training import Recovered, RolledBack, Snapshot
 
 SWEEP = """
 base:
@@ -83,14 +96,9 @@ def test_a_run_that_fails_is_noted_and_the_others_go_on(place, undisturbed, caps
     assert endings(place / "failing") == {run: end for run, end in undisturbed.items() if name not in run}
 
 
-def test_actors_have_no_jobs(place, capsys):
-    assert code_of(["sweep", str(place / "all.yaml"), "--jobs", "2", "--on", "ray"]) == 1
-    assert "take one of the two" in capsys.readouterr().err
-
-
 def progress(runs):
     """How much there is below a folder: files, and lines of metrics."""
-    files = [path for path in runs.rglob("*") if path.is_file()]
+    files = [Path(folder, name) for folder, _, names in os.walk(runs) for name in names]  # unlike rglob, it bears that folders go
     return len(files) + sum(path.read_bytes().count(b"\n") for path in files if path.name == "metrics.jsonl")
 
 
@@ -165,3 +173,189 @@ def test_a_full_disk_is_one_error_and_with_room_the_sweep_goes_on(place, small_d
     if not (place / "room").exists():
         assert code_of([*command, str(place / "room")]) == 0
     assert endings(small_disk) == endings(place / "room")
+
+
+# on Ray
+
+
+@pytest.fixture(scope="module")
+def address():
+    """Of a Ray of two nodes with two CPUs each; this process has joined it."""
+    from ray.cluster_utils import Cluster as Machines
+
+    machines = Machines(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    machines.add_node(num_cpus=2)
+    ray.init(address=machines.address, log_to_driver=False, logging_level="ERROR")
+    yield machines.address
+    ray.shutdown()
+    machines.shutdown()
+
+
+on_ray = [pytest.mark.ray, pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")]
+
+
+def marked(test):
+    for mark in on_ray:
+        test = mark(test)
+    return test
+
+
+@marked
+def test_a_sweep_as_tasks_is_the_sweep_in_this_process(place, undisturbed, address, capsys):
+    """Nodes need not share a disk: all is written here."""
+    words = ["sweep", str(place / "all.yaml"), "--runs", str(place / "tasks"), "--address", address]
+    assert code_of(words) == 0
+    assert endings(place / "tasks") == undisturbed
+    assert len(re.findall(r"seed \d +0\.\d", capsys.readouterr().out.split("\n\n")[0])) == 4
+    assert code_of(words) == 0
+    assert "4 runs: 4 finished" in capsys.readouterr().out
+
+
+@marked
+def test_runs_on_actors_have_their_places_at_the_same_time(place, undisturbed, address):
+    """Two runs of two shards fit; each is that of a run at a time."""
+    words = ["sweep", str(place / "all.yaml"), "--runs", str(place / "actors"), "--address", address, "--on", "ray"]
+    assert code_of([*words, "--only", "seed=0"]) == 0
+    begun = [Store(path.parent).read("meta.json")["started"] for path in (place / "actors").rglob("config.yaml")]
+    ended = [Store(path.parent).read("result.json")["finished"] for path in (place / "actors").rglob("config.yaml")]
+    assert max(begun) < min(ended)
+    assert code_of([*words, "--jobs", "1", "--only", "seed=1"]) == 0
+    both = endings(place / "actors")
+    for run, (curve, _, _) in undisturbed.items():
+        theirs = both[f"{run}@ray"][0]
+        assert [record["bytes"] for record in theirs] == [record["bytes"] for record in curve]
+        assert np.allclose([r["train_loss"] for r in theirs], [r["train_loss"] for r in curve], atol=1e-4)
+
+
+LONG = {**yaml.safe_load(SWEEP)["base"], "train": {"steps": 4000, "batch": 16, "evaluate_every": 1000}}
+
+
+@marked
+def test_a_task_that_is_killed_begins_again_from_its_snapshot(tmp_path, address):
+    told = []
+
+    def tell(event):
+        told.append(event)
+        if isinstance(event, Snapshot) and not any(isinstance(event, RolledBack) for event in told):
+            for process in tasks():
+                os.kill(process, signal.SIGKILL)
+
+    config = resolve(LONG)
+    result = execute(config, How(address=address, keep_seconds=0, tell=tell), tmp_path)
+    assert result.rollbacks == sum(isinstance(event, RolledBack) for event in told) == 1
+    assert any(isinstance(event, Recovered) for event in told)
+    assert_same_run(result, execute(config))
+
+
+def assert_same_run(one, other):
+    curves = [[(r["step"], r["train_loss"], r["validation_accuracy"], r["bytes"]) for r in run.curve] for run in (one, other)]
+    assert curves[0] == curves[1]
+    assert {name: array.tobytes() for name, array in one.arrays.items()} == {n: a.tobytes() for n, a in other.arrays.items()}
+
+
+def tasks():
+    """The processes that train a run as a task."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (place / "cmdline").read_bytes().startswith(b"ray::locallearn:backprop"):
+                found.append(int(place.name))
+    return found
+
+
+@marked
+def test_a_task_goes_on_after_an_interruption(tmp_path, address):
+    told = []
+    how = How(address=address, keep_seconds=0, tell=told.append, interrupted=lambda: any(isinstance(event, Snapshot) for event in told))
+    config = resolve(LONG)
+    with pytest.raises(Interrupted, match="goes on from step"):
+        execute(config, how, tmp_path)
+    kept = Store(tmp_path)
+    assert kept.state == INTERRUPTED
+    assert_same_run(execute(config, How(), tmp_path), execute(config))
+    assert Store(tmp_path).read("meta.json")["resumed"]
+
+
+class Elsewhere:
+    """Data that can be read in one process alone."""
+
+    name, classes, example_shape, train_size, test_size = "elsewhere", 3, (12,), 60, 17
+
+    def __init__(self, split):
+        self.process, self.split = os.getpid(), split
+
+    def load(self):
+        if os.getpid() != self.process:
+            raise OSError("no such data on this node")
+        return Dataset.of("elsewhere", self.split.train, self.split.test)
+
+
+@marked
+def test_what_a_task_raises_is_told_as_if_it_had_run_here(tiny_split, tmp_path, address):
+    data = {"name": Elsewhere(tiny_split), "validation": 11}
+    config = resolve({**LONG, "model": {"name": "mlp", "widths": [12, 8, 3], "shards": 2}, "data": data})
+    with pytest.raises(OSError, match="no such data on this node"):
+        execute(config, How(address=address), tmp_path)
+    assert Store(tmp_path).read("failure.json")["type"] == "OSError"
+
+
+@marked
+def test_a_task_that_finds_no_place_ends_with_what_there_is(address):
+    with pytest.raises(Unplaced, match=r"the run found no place within 1\.0 s\n  asked for  5 CPU\n  there is   node .*2 CPU"):
+        execute(resolve({**LONG, "cluster": {"cpus": 5, "timeout": 1}}), How(address=address))
+
+
+# as many as there is room for
+
+
+def test_no_more_tasks_at_a_time_than_there_is_room_for():
+    peak, lock, present = [0], threading.Lock(), []
+
+    def work(task, tell, stop):
+        with lock:
+            present.append(task)
+            peak[0] = max(peak[0], len(present))
+        time.sleep(0.02)
+        with lock:
+            present.remove(task)
+        tell(task)
+
+    room = lambda others, another: len(others) < 3  # noqa: E731
+    assert sorted(Abreast(work, lambda task: task, room, lambda: False).go(range(20))) == list(range(20))
+    assert peak == [3]
+    full = lambda others, another: False  # noqa: E731
+    assert list(Abreast(work, lambda task: task, full, lambda: False).go(range(3))) == [0, 1, 2], "one at least"
+
+
+def test_a_task_without_a_place_waits_for_one_that_has_its_own():
+    turns = []
+    first = threading.Event()
+
+    def work(task, tell, stop):
+        turns.append(task)
+        if task == "homeless" and turns.count(task) == 1:
+            tell(Unseated(task, "failed"))
+            first.set()
+        else:
+            assert first.wait(10)
+            tell(f"{task} done")
+
+    told = list(Abreast(work, lambda task: task, lambda others, another: True, lambda: False).go(["homeless", "other"]))
+    assert sorted(told) == ["homeless done", "other done"]
+    assert list(Abreast(lambda task, tell, stop: tell(Unseated(task, "failed")), id, bool, lambda: False).go(["homeless"])) == ["failed"]
+
+
+def test_trouble_of_all_ends_all():
+    stopped = []
+
+    def work(task, tell, stop):
+        if task == 0:
+            raise NoRoom("full")
+        while not stop():
+            time.sleep(0.01)
+        stopped.append(task)
+
+    with pytest.raises(NoRoom):
+        list(Abreast(work, lambda task: task, lambda others, another: len(others) < 3, lambda: False).go(range(9)))
+    assert set(stopped) <= {1, 2}
+    assert list(Abreast(work, lambda task: task, lambda others, another: True, lambda: True).go([1, 2])) == []

@@ -5,8 +5,9 @@ import itertools
 import pytest
 
 from locallearn.config.run import resolve
+from locallearn.experiment.how import How
 from locallearn.experiment.predict import course_of, predict
-from locallearn.experiment.run import How, Interrupted, execute
+from locallearn.experiment.run import Interrupted, execute
 from locallearn.experiment.store import Store
 from locallearn.networks import Network
 from locallearn.report.inspection import by_shards, show_text

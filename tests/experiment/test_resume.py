@@ -15,9 +15,10 @@ import yaml
 
 from locallearn.errors import LocallearnError
 from locallearn.experiment.api import configuration
+from locallearn.experiment.how import How
 from locallearn.experiment.record import TIMES
 from locallearn.experiment.result import load
-from locallearn.experiment.run import How, Interrupted, execute
+from locallearn.experiment.run import Interrupted, execute
 from locallearn.experiment.store import Store
 from locallearn.runtime.training import Evaluated, Progress, Snapshot
 
@@ -36,7 +37,8 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from locallearn.experiment.api import configuration
-from locallearn.experiment.run import How, execute
+from locallearn.experiment.how import How
+from locallearn.experiment.run import execute
 from locallearn.experiment.signals import polite
 with polite() as interrupted:
     execute(configuration(sys.argv[2]), How(sys.argv[3], keep_seconds=0.0, interrupted=interrupted), Path(sys.argv[1]))

@@ -15,9 +15,10 @@ from locallearn.block import Block
 from locallearn.config.own import Blocks
 from locallearn.experiment.api import configuration
 from locallearn.experiment.events import Ended, Started
+from locallearn.experiment.how import How
 from locallearn.experiment.planning import plan, planned_traffic
 from locallearn.experiment.prepare import prepare
-from locallearn.experiment.run import How, execute
+from locallearn.experiment.run import execute
 from locallearn.rules.backprop import Backprop
 
 TRAIN = {"steps": 6, "batch": 8, "evaluate_every": 4, "optimizer": {"name": "sgd", "rate": 0.1}}

@@ -4,8 +4,9 @@ import pytest
 
 from locallearn.experiment.api import configuration
 from locallearn.experiment.checkpoint import names
+from locallearn.experiment.how import How
 from locallearn.experiment.prepare import prepare
-from locallearn.experiment.run import How, execute
+from locallearn.experiment.run import execute
 
 CONFIG = {
     "rule": {"name": "backprop"},

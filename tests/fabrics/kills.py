@@ -35,8 +35,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 from locallearn.experiment.api import configuration
+from locallearn.experiment.how import How
 from locallearn.experiment.result import Result, load
-from locallearn.experiment.run import How, execute
+from locallearn.experiment.run import execute
 from locallearn.experiment.store import FINISHED, Store
 from tests.fabrics.soak import soak
 

@@ -13,8 +13,8 @@ import ray
 from locallearn.codec import CODECS, COMBINATORS
 from locallearn.config.run import resolve
 from locallearn.errors import LocallearnError, ShardLost
+from locallearn.experiment.how import TRANSPORTS
 from locallearn.experiment.prepare import prepare
-from locallearn.experiment.run import TRANSPORTS
 from locallearn.networks import Network
 from locallearn.rules import RULES
 from locallearn.runtime.cluster import Crew

@@ -1,0 +1,87 @@
+"""How a run is carried out: nothing of it changes a result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from locallearn.config.combination import Tuned
+from locallearn.config.run import Config
+from locallearn.errors import ConfigError, LocallearnError, Problem
+from locallearn.experiment.events import Listener
+from locallearn.experiment.prepare import load_data
+from locallearn.experiment.store import SUFFIX
+from locallearn.networks import UnknownNetwork, parse_network
+
+
+def silent(event: Any) -> None:
+    """Tells nobody."""
+
+
+TRANSPORTS = ("socket", "ray")
+"""What may carry frames between actors."""
+
+
+class Shared(NamedTuple):
+    """Of runs with the same structure: what `Setup.once` found out, and compiled programs."""
+
+    known: dict[Any, Any]
+    programs: dict[Any, Any]
+
+
+@dataclass(frozen=True)
+class How:
+    """How a run is carried out: nothing here changes its result.
+
+    on: `local` (one compiled program), `eager` (message by message) or `ray` (one actor for each shard). address: of a Ray that runs
+    already, on which the run is then carried out: as actors, or else as one task. transport: of the frames between actors, one of
+    `TRANSPORTS`. network: emulated between them. keep_seconds: least time between checkpoints. interrupted: asked after every event, true
+    to stop. load: gets data into memory. retry: whether a run that failed is tried again. shared: what earlier runs left for others that
+    differ in seeds and rates alone. source, varied, tuned: noted beside the run, where it comes from, what sets it apart in a sweep and
+    what tuning has to do with it.
+    """
+
+    on: str = "local"
+    address: str | None = None
+    transport: str = "socket"
+    network: str | None = None
+    keep_seconds: float = 5.0
+    tell: Listener = silent
+    interrupted: Callable[[], bool] = lambda: False
+    load: Callable[[Any], Any] = load_data
+    retry: bool = True
+    source: str | None = None
+    shared: dict[str, Shared] = field(default_factory=dict)
+    varied: Mapping[str, Any] = field(default_factory=dict)
+    tuned: Tuned | None = None
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether other processes train."""
+        return self.on == "ray" or self.address is not None
+
+    @property
+    def tested(self) -> bool:
+        """Whether the run ends with a look at the test set: trials do not."""
+        return self.tuned is None or self.tuned.trial is None
+
+    def __post_init__(self) -> None:
+        if self.on not in SUFFIX:
+            raise LocallearnError(f"`{self.on}` is no way to run; there are {', '.join(SUFFIX)}")
+        if self.transport not in TRANSPORTS:
+            raise LocallearnError(f"`{self.transport}` is no transport; there are {', '.join(TRANSPORTS)}")
+        if self.network is not None:
+            parse_network(self.network)
+            if self.on != "ray":
+                raise UnknownNetwork("a network is emulated between actors: add `--on ray`, or ask `locallearn time` of a finished run")
+
+
+def runnable(config: Config, on: str) -> None:
+    """ConfigError for what only one process can do."""
+    if on == "ray" and config.diagnostics:
+        what = "need the whole network in one process: leave them out, or take --on local or --on eager"
+        raise ConfigError([Problem("diagnostics", what)])
+    if on == "ray" and config.schedule and config.schedule.staleness:
+        what = "shards run ahead under a virtual clock, in one process: take --on local or --on eager, or leave it out"
+        raise ConfigError([Problem("schedule.staleness", what)])
