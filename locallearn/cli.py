@@ -181,7 +181,7 @@ def sweep(
     noted, and the sweep goes on. Results are written here, wherever it runs.
 
     \b
-    Examples:
+    Example:
       locallearn sweep experiments/frontier.yaml --only rule.name=backprop
       locallearn sweep experiments/frontier.yaml --jobs 4
       locallearn sweep experiments/frontier.yaml --address 10.0.0.1:6379

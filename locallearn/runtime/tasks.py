@@ -138,5 +138,5 @@ def _heard(stream: Any) -> Any:
         return None
     except exceptions.RayTaskError as error:
         cause = error.cause if isinstance(error.cause, Exception) else error
-        cause.add_note(str(error.traceback_str))
+        cause.add_note(str(error))
         raise cause from None

@@ -63,6 +63,9 @@ def test_the_command_is_the_one_that_a_person_would_type(made, project):
         *["--set", "train.steps=9", "--transport", "ray", "--network", "1 Mbit/s, 20 ms", "--data", "/data"],
     ]
     assert made("many").words[3:5] == ("sweep", "experiments/many.yaml")
+    assert "--address" not in made("many").words
+    alone = made("many", how={**HOW, "on": "local"}).words
+    assert alone[5:] == ("--on", "local", "--runs", "/shared/runs", "--address", "auto"), "runs are tasks of the cluster"
 
 
 def test_what_is_shown_can_be_copied(made):
