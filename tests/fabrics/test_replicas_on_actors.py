@@ -9,8 +9,9 @@ import pytest
 import ray
 
 from locallearn.config.run import resolve
+from locallearn.experiment.how import How
 from locallearn.experiment.prepare import prepare
-from locallearn.experiment.run import How, execute
+from locallearn.experiment.run import execute
 from locallearn.experiment.store import Store
 from locallearn.runtime.cluster import Crew
 from locallearn.runtime.placement import Cluster
