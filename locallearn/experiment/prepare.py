@@ -14,7 +14,7 @@ from locallearn.codec import build
 from locallearn.config.run import Config
 from locallearn.data.dataset import Arrays, Dataset, split
 from locallearn.data.intake import Intake
-from locallearn.errors import ConfigError, Problem, RuleError
+from locallearn.errors import ConfigError, DataError, Problem, RuleError
 from locallearn.rule import Rule
 from locallearn.runtime.ring import AVERAGE, MESSAGES
 from locallearn.runtime.setup import Setup, Split, Stage
@@ -91,7 +91,8 @@ def arrange(config: Config, found: Found, known: dict[Any, Any] | None = None) -
 class Making:
     """How each process of a run makes its Setup. Data is read where it is used: examples at the bottom, labels at the top.
 
-    shapes: of x in the three parts of the data, with their dtype; what is not here has these shapes and takes no memory.
+    shapes: of x in the three parts of the data, with their dtype; what is not here has these shapes and takes no memory. given: the parts
+    from whoever began the run, for machines that do not have the files.
     """
 
     config: Config
@@ -99,6 +100,7 @@ class Making:
     shards: int
     intake: Intake
     shapes: tuple[tuple[tuple[int, ...], str], ...]
+    given: Callable[[], Split] | None = None
 
     @classmethod
     def of(cls, config: Config, setup: Setup, tested: bool = True) -> Making:
@@ -119,10 +121,16 @@ class Making:
         """With the data that one shard uses. Top and bottom need the labels to split by, and so read the whole set."""
         bottom, top = shard == 0, shard == self.shards - 1
         absent = Split(*(Arrays(_absent(shape, dtype), _absent(shape[:1], "<i4")) for shape, dtype in self.shapes))
+        data = self.config.data
+        found = Found(tuple(data.example_shape), data.classes, self.intake, absent)
         if not bottom and not top:
-            data = self.config.data
-            return arrange(self.config, Found(tuple(data.example_shape), data.classes, self.intake, absent))
-        found = find(self.config, tested=self.tested)
+            return arrange(self.config, found)
+        try:
+            found = find(self.config, tested=self.tested)
+        except DataError:
+            if self.given is None:
+                raise
+            found = found._replace(parts=self.given())
         pairs = zip(found.parts, absent, strict=True)
         parts = Split(*(Arrays(part.x if bottom else blank.x, part.y if top else blank.y) for part, blank in pairs))
         return arrange(self.config, found._replace(parts=parts))

@@ -87,4 +87,5 @@ def training(config: Config, how: How, setup: Setup, resume: Snapshot | None, st
         network=parse_network(how.network) if how.network else None,
         name=name,
         cluster=config.cluster,
+        data=setup.split,
     )

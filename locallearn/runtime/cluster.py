@@ -4,6 +4,8 @@ here. Actors go by the number of their machine (`frame.machine`)."""
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import logging
 import math
 import os
@@ -51,9 +53,11 @@ def train_on_ray(
     network: Network | None = None,
     name: str = "run",
     cluster: Cluster = PLAIN,
+    data: Any = None,
 ) -> Iterator[Event]:
     """The events of `training.train`, from actors. make_setup is called in every actor, so that data is read where it is used.
 
+    data: for shards on other nodes that do not have the files (`lent`).
     address: of a running Ray; without it RAY_ADDRESS, and without that a private Ray on this machine, which goes when the run ends.
     transport: `socket`, or `ray` where actors cannot reach each other's ports: frames are then calls of Ray, several times as slow.
     network: to emulate between the actors. name: of the run, in Ray's dashboard. cluster: where the shards are to live.
@@ -62,7 +66,13 @@ def train_on_ray(
     """
     shards, replicas = _size(make_setup)
     with Crew(shards, replicas, address=address, transport=transport, name=name, cluster=cluster) as crew:
+        make_setup = lent(make_setup, data) if data is not None and crew.scattered else make_setup
         yield from crew.train(make_setup, resume, keep_seconds, network)
+
+
+def lent(make_setup: Any, data: Any) -> Any:
+    """The same, for actors that get the data from this process where they cannot read it themselves; only those fetch it."""
+    return dataclasses.replace(make_setup, given=functools.partial(ray.get, ray.put(data)))
 
 
 def _size(make_setup: Any) -> tuple[int, int]:
@@ -194,6 +204,11 @@ class Crew:
         """
         alone = alone and self.replicas == 1
         return Supervisor(self, make_setup, resume, keep_seconds, network, alone).events()
+
+    @property
+    def scattered(self) -> bool:
+        """Whether any actor is on another node than this process."""
+        return any(seat.machine != ray.get_runtime_context().get_node_id() for seat in self._seats.values())
 
     def next_number(self) -> int:
         """For a run, or for a life of one: none comes twice."""

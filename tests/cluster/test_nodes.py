@@ -1,11 +1,18 @@
 """Nodes that are lost in the middle of a run, and nodes that join: the run goes on, on what there is, with the bits of one process."""
 
+import os
+import sys
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
 import pytest
 import ray
 from ray.cluster_utils import Cluster as Machines
 
 from locallearn.config.run import resolve
-from locallearn.errors import ShardLost
+from locallearn.data.dataset import Dataset
+from locallearn.errors import DataError, ShardLost
 from locallearn.experiment.prepare import Making, prepare
 from locallearn.runtime import cluster as crews
 from locallearn.runtime.cluster import Crew
@@ -13,6 +20,7 @@ from locallearn.runtime.framed import EagerSession
 from locallearn.runtime.placement import Cluster
 from locallearn.runtime.training import Finished, Progress, RolledBack, train
 
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")]
 
 
@@ -44,19 +52,39 @@ def nodes(machines):
             machines.remove_node(node, allow_graceful=False)
 
 
+@dataclass(frozen=True)
+class Here:
+    """A data set whose files are on the driver's machine alone."""
+
+    name: ClassVar[str] = "here"
+    classes: ClassVar[int] = 10
+    example_shape: ClassVar[tuple[int, ...]] = (196,)
+    train_size: ClassVar[int] = 300
+    test_size: ClassVar[int] = 100
+    process: int
+
+    def load(self):
+        if os.getpid() != self.process:
+            raise DataError("there are no files on this machine")
+        rng = np.random.default_rng(0)
+        parts = [(rng.normal(size=(n, 196)).astype(np.float32), rng.integers(0, 10, n)) for n in (300, 100)]
+        return Dataset.of("here", *parts, classes=10)
+
+
 @pytest.fixture(scope="module")
-def making():
+def making(machines):
     """How to make a run of three shards that is long enough to be struck."""
     config = resolve(
         {
             "rule": {"name": "backprop"},
             "model": {"name": "mlp", "widths": [196, 12, 11, 10], "shards": 3},
-            "data": {"name": "fashion14", "limit": 300, "validation": 40},
+            "data": {"name": Here(os.getpid()), "validation": 40},
             "train": {"steps": 400, "batch": 16, "evaluate_every": 200},
             "codecs": {"default": ["error_feedback", "int8"]},
         }
     )
-    return Making.of(config, prepare(config))
+    setup = prepare(config)
+    return crews.lent(Making.of(config, setup), setup.split)
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +116,10 @@ def seats_of(crew):
 
 
 def test_a_run_outlives_a_node_on_those_that_are_left(machines, nodes, making, undisturbed):
+    """Whose data comes from the driver, for no node has any."""
     added = nodes(3, cpus=2)
     with Crew(3, address=machines.address) as crew:
+        assert crew.scattered
         assert set(seats_of(crew)) == {node.node_id for node in added}
         lost = next(node for node in added if node.node_id == seats_of(crew)[1])
         events = struck(crew.train(making, keep_seconds=0.5), 30, lambda: machines.remove_node(lost, allow_graceful=False))
