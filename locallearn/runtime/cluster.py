@@ -24,7 +24,7 @@ from locallearn.data import files
 from locallearn.errors import NoRay, ShardLost
 from locallearn.networks import Network
 from locallearn.runtime.actors import ShardActor
-from locallearn.runtime.placement import PLAIN, Cluster, Place, Seat, Unplaced, shares, unplaced
+from locallearn.runtime.placement import PLAIN, Cluster, Place, Seat, Unplaced, nodes, roomier, shares, unplaced
 from locallearn.runtime.setup import Setup
 from locallearn.runtime.supervisor import Supervisor
 from locallearn.runtime.training import Event, Snapshot
@@ -170,6 +170,8 @@ class Crew:
         self.processes: list[int] = []
         self.peak_memory = [0] * self.count
         self.moves: list[str] = []
+        self._hired_already: dict[int, Any] = {}
+        self._full: set[str] = set()
         self._ray, self._private = contextlib.ExitStack(), False
         self._numbers = 0
 
@@ -239,6 +241,25 @@ class Crew:
         present = {pings[reference] for reference in answered if _is_good(reference)}
         self._replace([k for k in range(self.count) if k not in present])
 
+    def spread_out(self) -> int | None:
+        """An actor that shares its node, for which another one is hired on a node where there is none; `restart` has that take its place.
+
+        None if there is no such node, or it has no room.
+        """
+        found = None if self._private else roomier(self.cluster, self._seats, [node for node in nodes() if node.key not in self._full])
+        if found is None or self._place is None:
+            return None
+        actor, node = found
+        self._place.elsewhere[actor] = node
+        hired = self._hire_one(actor)
+        if ray.wait([hired.hired.remote()], timeout=ANSWER_SECONDS)[0]:
+            self._hired_already[actor] = hired
+            return actor
+        ray.kill(hired)
+        del self._place.elsewhere[actor]
+        self._full.add(node)
+        return None
+
     def called(self, actor: int) -> str:
         """What people call an actor."""
         replica, shard = divmod(actor, self.shards)
@@ -255,10 +276,16 @@ class Crew:
         for k in absent:
             with contextlib.suppress(Exception):
                 ray.kill(self.actors[k])
-            self.actors[k] = self._hire_one(k)
+            self.actors[k] = self._hired_already.pop(k, None) or self._hire_in_place(k)
         for k, process in zip(absent, self._present(absent) if absent else (), strict=True):
             self.processes[k] = process
         self.moves = [self._whereabouts(k) for k in absent if self._seats[k].machine != before[k].machine]
+
+    def _hire_in_place(self, actor: int) -> Any:
+        """Where a place is reserved for it."""
+        assert self._place is not None
+        self._place.elsewhere.pop(actor, None)
+        return self._hire_one(actor)
 
     def _whereabouts(self, actor: int) -> str:
         together = [self.called(k) for k, seat in self._seats.items() if k != actor and seat.machine == self._seats[actor].machine]

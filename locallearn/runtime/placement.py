@@ -95,12 +95,16 @@ PLAIN = Cluster()
 
 
 class Place:
-    """The places of all shards of a run, reserved together. options(k): for the actor of shard k, wherever its place is now."""
+    """The places of all shards of a run, reserved together. options(k): for the actor of shard k, wherever its place is now.
+
+    elsewhere: shards that are to live outside of what is reserved, each on a certain node.
+    """
 
     def __init__(self, cluster: Cluster, shards: int, patience: float):
         import ray
 
         self._cluster, self._shards = cluster, shards
+        self.elsewhere: dict[int, str] = {}
         bundles: Any = [cluster.bundle(k) for k in range(shards)]
         self._group = ray.util.placement_group(bundles, strategy=STRATEGIES[cluster.spread])
         if not self._group.wait(patience):
@@ -109,15 +113,18 @@ class Place:
 
     def options(self, shard: int) -> dict[str, Any]:
         """Options of Ray for an actor: it runs in its own part of what is reserved, on another node if that one is lost."""
-        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
+        node = self.elsewhere.get(shard)
         amounts = dict(self._cluster.bundle(shard))
         gpus = {"num_gpus": amounts.pop("GPU")} if "GPU" in amounts else {}
         return {
             "num_cpus": amounts.pop("CPU", 0),
             **gpus,
             "resources": amounts,
-            "scheduling_strategy": PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=shard),
+            "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)
+            if node
+            else PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=shard),
         }
 
     def release(self) -> None:
@@ -128,17 +135,27 @@ class Place:
 
 
 class Node(NamedTuple):
-    """A node that is alive. amounts: of its resources, in all."""
+    """A node that is alive. amounts: of its resources, in all. key: Ray's name for it."""
 
     name: str
     amounts: Mapping[str, float]
+    key: str = ""
 
 
 def nodes() -> list[Node]:
     """Of the Ray that this process has joined."""
     import ray
 
-    return [Node(node["NodeManagerAddress"], node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    return [Node(node["NodeManagerAddress"], node["Resources"], node["NodeID"]) for node in ray.nodes() if node["Alive"]]
+
+
+def roomier(cluster: Cluster, seats: Mapping[int, Seat], nodes: Sequence[Node]) -> tuple[int, str] | None:
+    """A shard that shares its node, and the key of a node large enough for it that no shard is on; None without such a pair."""
+    taken = Counter(seat.machine for seat in seats.values())
+    crowded = [k for k, seat in sorted(seats.items()) if taken[seat.machine] > 1] if cluster.spread != "pack" else []
+    empty = [node for node in nodes if node.key not in taken]
+    fitting = lambda k, node: all(node.amounts.get(name, 0) >= amount for name, amount in cluster.bundle(k).items())  # noqa: E731
+    return next(((k, node.key) for node in empty for k in crowded if fitting(k, node)), None)
 
 
 class Wanted(NamedTuple):

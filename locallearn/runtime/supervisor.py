@@ -29,6 +29,8 @@ ROLLBACKS = 3
 LINK_SECONDS = 20.0
 """A link that stays broken for so long ends a life, or, if one of the two does not answer either, that one."""
 WATCH_SECONDS = 2.0
+LOOK_SECONDS = 10.0
+"""Between looks for nodes that have joined."""
 
 
 class _Gone(Exception):
@@ -61,7 +63,7 @@ class Supervisor:
         self._lost: tuple[int, float] | None = None
         self._waited: Counter[tuple[int, int]] = Counter()  # by those whose place others have taken, or in lives before this one
         self._last: list[Any] = []
-        self._watched = time.monotonic()
+        self._watched = self._looked = time.monotonic()
 
     def events(self) -> Iterator[Event]:
         """The events of the run, each evaluation once. Raises ShardLost when it cannot go on, LocallearnError when a shard fails."""
@@ -100,6 +102,7 @@ class Supervisor:
         self._last: list[Any] = [None] * len(parts)
         self._broken: dict[tuple[int, int], float] = {}
         self._restarted: set[int] = set()
+        self._fresh = False
         self._cutter = Cutter(self._keep_seconds, time.monotonic())
         life = self._crew.start(self._work, self._setup, parts, self._keep_seconds, self._network)
         for event in self._watch(life):
@@ -115,6 +118,7 @@ class Supervisor:
             elif isinstance(event, Snapshot):
                 self._failures, self._kept = 0, event
                 self._restarted.clear()
+                self._fresh = True
                 self._cutter.whole(event.step, time.monotonic())
                 for actor in self._crew.actors:
                     actor.whole.remote(life, event.step, event.asides)
@@ -141,6 +145,10 @@ class Supervisor:
                 yield event
             yield from self._report()
             self._cut(life)
+            moved = self._spread_out(life)
+            if moved is not None:
+                yield moved
+                asked = {reference: k for reference, k in asked.items() if k != moved.shard}
             time.sleep(POLL_SECONDS if ready else 0)
             asked.update({actors[k].status.remote(): k for k in range(len(actors)) if k not in asked.values()})
 
@@ -189,6 +197,18 @@ class Supervisor:
         if not self._alone or shard in self._restarted:
             raise lost
         self._restarted.add(shard)
+        return self._again(shard, life, lost)
+
+    def _spread_out(self, life: int) -> RolledBack | None:
+        """From time to time, after a snapshot: where a node has joined, one of the shards that share another leaves for it."""
+        if not self._alone or not self._fresh or time.monotonic() - self._looked < LOOK_SECONDS:
+            return None
+        self._fresh, self._looked = False, time.monotonic()
+        shard = self._crew.spread_out()
+        return None if shard is None else self._again(shard, life, ShardLost(f"{self._crew.called(shard)} leaves for a node that joined"))
+
+    def _again(self, shard: int, life: int, lost: ShardLost) -> RolledBack:
+        """Have another actor go on from this one's part of the last snapshot."""
         self._lost = self._lost or self._progress
         heard = self._hearing.shards[shard]
         heard.restarted()

@@ -14,6 +14,7 @@ from locallearn.config.run import resolve
 from locallearn.data.dataset import Dataset
 from locallearn.errors import DataError, ShardLost
 from locallearn.experiment.prepare import Making, prepare
+from locallearn.networks import parse_network
 from locallearn.runtime import cluster as crews
 from locallearn.runtime.cluster import Crew
 from locallearn.runtime.framed import EagerSession
@@ -146,6 +147,20 @@ def test_a_node_that_joins_takes_the_place_of_one_that_is_lost(machines, nodes, 
     assert_undisturbed(events, undisturbed)
     (back,) = [event for event in events if isinstance(event, RolledBack)]
     assert back.reason.endswith("shard 2 is on another node now")
+
+
+@pytest.mark.slow
+def test_shards_that_share_a_node_spread_out_when_one_joins(machines, nodes, making, undisturbed):
+    added = nodes(2, cpus=2)
+    with Crew(3, address=machines.address) as crew:
+        assert set(seats_of(crew)) == {node.node_id for node in added}
+        run = crew.train(making, keep_seconds=0.5, network=parse_network("1 Gbit/s, 25 ms"))
+        events = struck(run, 30, lambda: nodes(1, cpus=1))
+        assert set(seats_of(crew)) == {node.node_id for node in added}
+        assert len(added) == 3
+    assert_undisturbed(events, undisturbed)
+    (back,) = [event for event in events if isinstance(event, RolledBack)]
+    assert back.reason == f"shard {back.shard} leaves for a node that joined; shard {back.shard} is on another node now"
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from locallearn.errors import ConfigError
 from locallearn.experiment.prepare import Making, prepare
 from locallearn.runtime.cluster import Crew
 from locallearn.runtime.framed import EagerSession
-from locallearn.runtime.placement import Cluster, Node, Place, Seat, Share, Unplaced, Wanted, fits, shares, told
+from locallearn.runtime.placement import Cluster, Node, Place, Seat, Share, Unplaced, Wanted, fits, roomier, shares, told
 from locallearn.runtime.training import train
 
 CORES = (3, 5, 6, 7)
@@ -113,6 +113,25 @@ print(sum("XLAEigen" in name for name in names), len(os.sched_getaffinity(0)))
     for threads in ("1", "3"):
         done = subprocess.run([sys.executable, "-c", script, threads], capture_output=True, text=True, check=True, timeout=120)
         assert done.stdout.split() == [threads, "1"]
+
+
+# who leaves for a node that joins
+
+
+@pytest.mark.parametrize(
+    ("cluster", "machines", "found"),
+    [
+        (Cluster(), "aab", (0, "c")),
+        (Cluster(cpus=(2, 1, 1)), "aab", (1, "c")),
+        (Cluster(cpus=2), "aab", None),
+        (Cluster(), "abc", None),
+        (Cluster(), "ab", None),
+        (Cluster("pack"), "aab", None),
+    ],
+)
+def test_who_shares_a_node_leaves_for_one_that_is_empty_and_large_enough(cluster, machines, found):
+    there = [Node("10.0.0.1", {"CPU": 4}, "a"), Node("10.0.0.2", {"CPU": 4}, "b"), Node("10.0.0.3", {"CPU": 1}, "c")]
+    assert roomier(cluster, dict(enumerate(seats(*machines))), there) == found
 
 
 # what is said where there is no place
