@@ -73,8 +73,12 @@ class Block:
         return self.index == self.count - 1
 
     @cached_property
+    def _shapes(self) -> nnx.Module:
+        return nnx.eval_shape(lambda: self.build(nnx.Rngs(0)))
+
+    @cached_property
     def _abstract(self) -> tuple[Any, Any]:
-        module = nnx.eval_shape(lambda: self.build(nnx.Rngs(0)))
+        module = self._shapes
         if not (self.training and self.learns):
             module.eval()
         graph, params = nnx.split(module)
@@ -83,7 +87,7 @@ class Block:
     @cached_property
     def _is_statistic(self) -> Any:
         """The tree of the parameters with a truth value for each leaf."""
-        kinds = nnx.state(nnx.eval_shape(lambda: self.build(nnx.Rngs(0))))
+        kinds = nnx.state(self._shapes)
         return nnx.to_pure_dict(nnx.map_state(lambda path, leaf: leaf.replace(isinstance(leaf, nnx.BatchStat)), kinds))
 
     @cached_property

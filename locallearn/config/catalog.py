@@ -24,11 +24,15 @@ class Catalog:
     models: Mapping[str, type]
     datasets: Mapping[str, type]
     codecs: Mapping[str, Callable[..., Any]] = field(default_factory=_codecs)
+    _names: dict[tuple[type, str | None], str | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def name_of(self, thing: Any, table: str | None = None) -> str | None:
         """The name of the class of a rule, model or data set, in one table or in any; None if it is not there."""
-        tables = [getattr(self, table)] if table else [self.rules, self.models, self.datasets]
-        return next((name for names in tables for name, cls in names.items() if cls is type(thing)), None)
+        key = type(thing), table
+        if key not in self._names:  # to look through all rules imports them, and a sweep asks for each setting of each run
+            tables = [getattr(self, table)] if table else [self.rules, self.models, self.datasets]
+            self._names[key] = next((name for names in tables for name, cls in names.items() if cls is type(thing)), None)
+        return self._names[key]
 
 
 @functools.cache

@@ -251,10 +251,16 @@ def _config(found: Mapping[str, Any], catalog: Catalog) -> Config:
 
 def write_yaml(config: Config, header_comment: str = "") -> str:
     """The canonical form as YAML text, below a comment."""
+    comment = "".join(f"# {line}".rstrip() + "\n" for line in header_comment.splitlines())
+    return comment + as_yaml(config.canonical())
+
+
+def as_yaml(data: Any) -> str:
+    """Plain data as YAML text, by the parser in C where there is one: of a sweep's small runs this is a large part."""
     import yaml
 
-    comment = "".join(f"# {line}".rstrip() + "\n" for line in header_comment.splitlines())
-    return comment + yaml.safe_dump(config.canonical(), sort_keys=False, default_flow_style=None, width=120)
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    return yaml.dump(data, Dumper=dumper, sort_keys=False, default_flow_style=None, width=120)
 
 
 def _whole_numbers(value: Any) -> Any:
@@ -266,4 +272,4 @@ def _whole_numbers(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-__all__ = ["RUN_KEYS", "Config", "ConfigError", "Held", "Placement", "check", "resolve", "slug", "write_yaml"]
+__all__ = ["RUN_KEYS", "Config", "ConfigError", "Held", "Placement", "as_yaml", "check", "resolve", "slug", "write_yaml"]

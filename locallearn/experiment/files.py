@@ -44,17 +44,18 @@ def unusable(folder: Path, error: OSError) -> StoreError:
     return UnusableFolder(f"{folder}: cannot be written: {error.strerror or error}; nothing was run")
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def write_whole(path: Path, write: Callable[[BinaryIO], object], lasting: bool = True) -> None:
     """The file appears complete, or not at all: whoever is killed here leaves at most a hidden file, which nobody reads.
 
-    StoreError if the disk is full or the folder cannot be written.
+    lasting: also if the machine loses its power. StoreError if the disk is full or the folder cannot be written.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with beside.open("wb") as file:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())
+            if lasting:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(beside, path)
     except OSError as error:
         beside.unlink(missing_ok=True)

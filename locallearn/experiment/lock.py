@@ -38,7 +38,7 @@ class Lock:
                 raise Held(f"{self.directory}: {where} is running it; wait for it or stop it first")
             mine = {"host": socket.gethostname(), "pid": os.getpid(), "begun": _begun(os.getpid())}
             self._mine = json.dumps(mine)
-            write_whole(self.path, lambda file: file.write(self._mine.encode()))
+            write_whole(self.path, lambda file: file.write(self._mine.encode()), lasting=False)  # no holder outlives its machine
         self._beat = threading.Thread(target=self._beats, daemon=True)
         self._beat.start()
         return self

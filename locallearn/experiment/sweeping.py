@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from locallearn.config.run import as_yaml
 from locallearn.config.sweep import Run, Sweep
 from locallearn.errors import LocallearnError
 from locallearn.experiment.abreast import Abreast, Room, Unseated, on_ray, wanted
@@ -229,8 +230,6 @@ def write_sweep(course: Course, sweep: Sweep, source: Path, data: Any, chosen: S
     def entry(run: Run) -> dict[str, Any]:
         return {"run": course.directory(run).relative_to(folder).as_posix(), "varied": dict(run.varied)}
 
-    import yaml
-
     origin = f"{relative(str(source))}{' @ ' + (commit() or '')}".rstrip(" @")
     follow = [run for found in chosen if found.trial is not None for run in found.study.follow[found.trial]]
     runs = [entry(run) for run in (*sweep.runs, *follow)]
@@ -239,7 +238,7 @@ def write_sweep(course: Course, sweep: Sweep, source: Path, data: Any, chosen: S
     if sweep.studies:
         content["trials"] = [entry(run) | (run.tuned._asdict() if run.tuned else {}) for study in sweep.studies for run in study.trials]
         content["chosen"] = [_choice(found) for found in chosen]
-    text = f"# from {origin}\n" + yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120)
+    text = f"# from {origin}\n{as_yaml(content)}"
     make_folder(folder)
     write_whole(folder / "sweep.yaml", lambda file: file.write(text.encode()))
 

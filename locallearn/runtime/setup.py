@@ -174,17 +174,21 @@ class Setup:
     def plan_evaluation(self, stage: Stage) -> Footprint:
         """What the evaluation of one batch sends."""
         predict = lambda chain, state, batch: stage.rule.predict(chain, state, batch.x)  # noqa: E731
-        blocks, size = stage.evaluating, self.evaluation_batch
-        return self.once("evaluation", stage, lambda: self._plan(stage, stage.wiring, blocks, predict, size, training=False))
+        size = self.evaluation_batch
+        return self.once("evaluation", stage, lambda: self._plan(stage, stage.wiring, stage.evaluating, predict, size, training=False))
 
     def plan_decision(self, stage: Stage) -> Footprint:
         """What the decision after an evaluation sends: to each replica's top from the one before it, and down in each."""
-        plan = Plan(stage.control)
-        Chain(stage.blocks, plan).broadcast("decision", Planned(Spec((1,), jnp.uint8), len(stage.blocks) - 1))
-        traffic = plan.traffic.copied(self.replicas.count)
-        for replica in range(self.replicas.count - 1):
-            traffic.count(stage.decision(replica), 1)
-        return Footprint(traffic.at(self.count), plan.channels, plan.hops + self.replicas.count - 1)
+
+        def make() -> Footprint:
+            plan = Plan(stage.control)
+            Chain(stage.blocks, plan).broadcast("decision", Planned(Spec((1,), jnp.uint8), len(stage.blocks) - 1))
+            traffic = plan.traffic.copied(self.replicas.count)
+            for replica in range(self.replicas.count - 1):
+                traffic.count(stage.decision(replica), 1)
+            return Footprint(traffic.at(self.count), plan.channels, plan.hops + self.replicas.count - 1)
+
+        return self.once("decision", stage, make)
 
     def evaluation_after(self, step: int) -> int:
         """The next evaluation: they are at the multiples of `evaluate_every` and at the end of each stage."""
