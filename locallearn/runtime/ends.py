@@ -26,8 +26,8 @@ QUEUE = 32
 """Frames of one link that wait for the kernel to take them, before their sender waits too."""
 LIMIT = 2**30
 """Bytes; a longer frame is refused unread."""
-REPLAY = 2**25
-"""Bytes of frames that a sender keeps for each link, to send them again."""
+REPLAY = 2**28
+"""Bytes of frames that a sender keeps for each link at most, to send them again: 5 s, the time between snapshots, of 50 MB a second."""
 SILENCE_SECONDS = 15.0
 """Without a heartbeat or anything else: the other end is gone. Heartbeats have a thread of their own, so who compiles is not silent."""
 CALL_SECONDS = 0.3

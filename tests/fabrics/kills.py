@@ -333,7 +333,7 @@ def standstill(heard: list[Said], since: float, until: float) -> float:
             furthest = max(furthest, each.step)
             if each.at > since:
                 longest, last = max(longest, each.at - last), each.at
-    return longest
+    return max(longest, until - last) if until < math.inf and last == since else longest  # it was struck again before it was on its way
 
 
 def many(runs: int, seed: int) -> int:
