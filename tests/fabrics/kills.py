@@ -36,7 +36,7 @@ from locallearn.experiment.result import Result, load
 from locallearn.experiment.run import execute
 from locallearn.experiment.store import FINISHED, Store
 from tests.fabrics.soak import soak
-from tests.fabrics.striking import FAST, SLOW_LINE, Case, Running, Strike, config, left, standstill
+from tests.fabrics.striking import FAST, SLOW_LINE, Case, Running, Strike, config, standstill
 
 KINDS = ("actor", "worker", "node", "driver", "machine")
 MOMENTS = ("start", "compilation", "training", "snapshot", "writing", "evaluation")
@@ -108,11 +108,11 @@ def one(case: Case, folder: Path, chance: random.Random) -> Outcome:
                 run.until(lambda step=struck.step: any(each.step > step for each in run.said("Progress")))
         run.end()
     deadline = time.monotonic() + LEAVE_SECONDS
-    while left(folder) and time.monotonic() < deadline:
+    while run.left() and time.monotonic() < deadline:
         time.sleep(0.5)
     times = [strike.at for strike in strikes] + [math.inf]
     lost = [standstill(run.heard, since, until) for since, until in itertools.pairwise(times)]
-    return Outcome(strikes, run.commands, lost, left(folder))
+    return Outcome(strikes, run.commands, lost, run.left())
 
 
 def many(runs: int, seed: int) -> int:

@@ -84,6 +84,7 @@ class Running:
 
     def __init__(self, case: Case, folder: Path):
         self.case, self.folder, self.heard, self.commands, self.machines = case, folder, list[Said](), 0, list[int]()
+        self._seen: dict[int, Process] = {}
 
     def begin(self) -> None:
         """Give the command."""
@@ -94,6 +95,22 @@ class Running:
             self.driver = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=errors, text=True, env=own)
         self._hearer = threading.Thread(target=self._hear, args=(self.driver, self.commands), daemon=True)
         self._hearer.start()
+        threading.Thread(target=self._look, args=(self.driver,), daemon=True).start()
+
+    def _look(self, driver: Any) -> None:
+        while driver.poll() is None:
+            self._seen.update(below(driver.pid))
+            time.sleep(1)
+
+    def left(self) -> list[str]:
+        """The commands of processes that this run began and that live: they bear its mark, or, for some write over that, were seen."""
+        mark, found = f"{MARK}={self.folder}\0".encode(), []
+        for pid, process in processes().items():
+            with contextlib.suppress(OSError):
+                same = pid in self._seen and self._seen[pid].begun == process.begun
+                if same or mark in Path(f"/proc/{pid}/environ").read_bytes():
+                    found.append(process.command)
+        return found
 
     def _hear(self, driver: Any, command: int) -> None:
         for line in driver.stdout:
@@ -128,7 +145,7 @@ class Running:
     def victims(self) -> list[list[int]]:
         """What may be killed, each together with what has to go with it."""
         family = below(self.driver.pid)
-        named = lambda *names: [[pid] for pid, command in family.items() if any(name in command for name in names)]  # noqa: E731
+        named = lambda name: [[pid] for pid, process in family.items() if name in process.command]  # noqa: E731
         match self.case.kind:
             case "driver":
                 return [[self.driver.pid]]
@@ -186,43 +203,41 @@ class Running:
         return set(os.listdir(place)) if place.is_dir() else set()
 
 
-def processes() -> dict[int, tuple[int, str]]:
-    """Every process that lives: its parent, and its command."""
+class Process(NamedTuple):
+    """parent: its number. begun: when, in ticks of the machine's clock."""
+
+    parent: int
+    begun: int
+    command: str
+
+
+def processes() -> dict[int, Process]:
+    """Every process that lives."""
     found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+                state, parent, *rest = (entry / "stat").read_text().rpartition(")")[2].split()
                 command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             except OSError:
                 continue
             if state != "Z":
-                found[int(entry.name)] = int(parent), command
+                found[int(entry.name)] = Process(int(parent), int(rest[17]), command)
     return found
 
 
-def below(root: int) -> dict[int, str]:
+def below(root: int) -> dict[int, Process]:
     """The processes that descend from one."""
     table, found, new = processes(), {}, {root}
     while new:
-        new = {pid for pid, (parent, _) in table.items() if parent in new and pid not in found}
-        found.update({pid: table[pid][1] for pid in new})
+        new = {pid for pid, process in table.items() if process.parent in new and pid not in found}
+        found.update({pid: table[pid] for pid in new})
     return found
 
 
 def below_named(root: int, name: str) -> bool:
     """Whether there is such a one among them."""
-    return any(name in command for command in below(root).values())
-
-
-def left(folder: Path) -> list[str]:
-    """The commands of processes that bear the mark of a run."""
-    mark, found = f"{MARK}={folder}\0".encode(), []
-    for pid, (_, command) in processes().items():
-        with contextlib.suppress(OSError):
-            if mark in Path(f"/proc/{pid}/environ").read_bytes():
-                found.append(command)
-    return found
+    return any(name in process.command for process in below(root).values())
 
 
 def standstill(heard: list[Said], since: float, until: float) -> float:
