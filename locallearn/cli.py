@@ -354,7 +354,8 @@ def time(folder: Path, networks: tuple[str, ...], shards: tuple[int, ...], accur
 @click.argument("folder", type=click.Path(path_type=Path), default="runs")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Another folder than FOLDER, or the page's file: `x/report.html`.")
 @click.option("--tensorboard", is_flag=True, help="Write event files for TensorBoard, too.")
-def report(folder: Path, out: Path | None, tensorboard: bool) -> int:
+@click.option("--network", metavar="NAME", default="1mbit", show_default=True, help="For accuracy against time: a network, as in `time`.")
+def report(folder: Path, out: Path | None, tensorboard: bool, network: str) -> int:
     """Show what runs reached, for how many bytes.
 
     Writes report.html, one page to read in a browser, results.csv, and the
@@ -366,7 +367,7 @@ def report(folder: Path, out: Path | None, tensorboard: bool) -> int:
     """
     from locallearn.report import commands
 
-    return commands.report(folder, out, tensorboard)
+    return commands.report(folder, out, tensorboard, network)
 
 
 @cli.command()

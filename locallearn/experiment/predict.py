@@ -103,24 +103,62 @@ def _averages(replicas: Replicas, stage: Mapping[str, Any], steps: int) -> Avera
     return Averages(replicas.average_every, times, max(links.values(), default=0), stage.get("hops_per_average", 0))
 
 
-def predict(course: Course, net: Network, shards: int | None = None) -> Prediction:
-    """The time of a course on a network. shards: how many, if not those of the run; the blocks of the middle then recur."""
-    first, seconds, step, count = 0.0, 0.0, 0.0, 0
+class _Pace(NamedTuple):
+    """Of a phase on a network. ends: when each step is over, from one evaluation to the next. pause: while all wait for the decision."""
+
+    ends: Any
+    pause: float
+    every: int
+    shards: int
+
+    def seconds(self, steps: int) -> float:
+        """Of so many steps, with the evaluations after them."""
+        full, rest = divmod(steps, self.every)
+        return full * float(self.ends[-1] + self.pause) + (float(self.ends[rest - 1]) + self.pause if rest else 0.0)
+
+
+def _paces(course: Course, net: Network, shards: int | None) -> list[_Pace]:
+    """Of each phase."""
+    found = []
     for stage, steps in course.phases:
         blocks, placement = _chain(stage, shards)
         prices = Prices(stage, course.batch // course.microbatches, course.step_seconds, len(blocks), course.microbatches)
         graph = step_graph(stage.rule, blocks, placement, prices, course.microbatches)
         graph = graph if course.microbatches == 1 else as_ready(graph, net)
-        times = ends(graph, net, min(steps, course.every))
-        full, rest = divmod(steps, course.every)
-        first = first or float(times[0])
-        step = float(times[-1] - times[-2]) if len(times) > 1 else float(times[-1])
-        seconds += full * float(times[-1] + net.latency) + (float(times[rest - 1]) + net.latency if rest else 0.0)
-        count = max(placement) + 1
+        found.append(_Pace(ends(graph, net, min(steps, course.every)), net.latency, course.every, max(placement) + 1))
+    return found
+
+
+def predict(course: Course, net: Network, shards: int | None = None) -> Prediction:
+    """The time of a course on a network. shards: how many, if not those of the run; the blocks of the middle then recur."""
+    paces = _paces(course, net, shards)
+    first, times = float(paces[0].ends[0]), paces[-1].ends
+    step = float(times[-1] - times[-2]) if len(times) > 1 else float(times[-1])
     for each in course.averages:
-        seconds += each.times * each.seconds(net)
         step += each.seconds(net) / each.every / len(course.averages)
-    return Prediction(net.name, count, sum(steps for _, steps in course.phases), first, step, seconds)
+    steps = sum(steps for _, steps in course.phases)
+    (seconds,) = _times(course, paces, net, [steps])
+    return Prediction(net.name, paces[-1].shards, steps, first, step, seconds)
+
+
+def timeline(course: Course, net: Network, steps: Sequence[int]) -> list[float]:
+    """Seconds on a network until each of these steps of the run is over."""
+    return _times(course, _paces(course, net, None), net, steps)
+
+
+def _times(course: Course, paces: Sequence[_Pace], net: Network, steps: Sequence[int]) -> list[float]:
+    averages = course.averages or [None] * len(paces)
+    found = []
+    for step in steps:
+        seconds, left = 0.0, step
+        for pace, (_, length), each in zip(paces, course.phases, averages, strict=True):
+            here = min(left, length)
+            left -= here
+            seconds += pace.seconds(here)
+            if each is not None:
+                seconds += (each.times if here == length else min(each.times, here // each.every)) * each.seconds(net)
+        found.append(seconds)
+    return found
 
 
 def _chain(stage: Stage, shards: int | None) -> tuple[list[Any], Sequence[int]]:

@@ -20,6 +20,7 @@ from locallearn.experiment.signals import polite
 from locallearn.experiment.store import FAILED
 from locallearn.experiment.sweeping import Course, write_sweep
 from locallearn.experiment.tuning import Chosen, Tuning, known_choices
+from locallearn.networks import parse_network
 from locallearn.report.depth import endings
 from locallearn.report.progress import shown_on
 from locallearn.report.summary import summary
@@ -88,14 +89,15 @@ def _conclude(course: Course, choices: Sequence[Chosen], quiet: bool, room: bool
         print(line, file=sys.stderr, flush=True)
 
 
-def report(folder: Path, out: Path | None, tensorboard: bool = False) -> int:
-    """`locallearn report`. out: a folder, or the page's file in it."""
+def report(folder: Path, out: Path | None, tensorboard: bool, network: str) -> int:
+    """`locallearn report`. out: a folder, or the page's file in it. network: by its name, or in words."""
     from locallearn.report.report import write_report
 
+    chosen = parse_network(network)
     rows = rows_below(folder)
     if not rows:
         raise LocallearnError(f"{folder}: there are no runs here")
-    written = write_report(rows, folder, out, tensorboard)
+    written = write_report(rows, folder, out, tensorboard, chosen)
     print("\n\n".join(part for part in (summary(rows), endings(rows)) if part))
     print()
     for path in written:

@@ -1,4 +1,4 @@
-"""Learning curves: validation accuracy against the examples seen, and against the bytes sent."""
+"""Learning curves: validation accuracy against the examples seen, the bytes sent, and the seconds that it takes on a network."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from locallearn.report.figure import DASHED
-from locallearn.report.ink import GREY, STYLE, byte_axis, percent_axis, settle, sheet, shorter
+from locallearn.report.ink import GREY, STYLE, byte_axis, percent_axis, settle, sheet, shorter, time_axis
 from locallearn.report.labels import Label, boxes_of_line, place
 from locallearn.report.material import Material, Point
 from locallearn.report.summary import Group, foremost
@@ -15,12 +15,18 @@ DRAWN = 9
 """Curves in a panel."""
 
 
-def curves(material: Material, panels: Sequence[str], against: str, targets: Mapping[str, float]) -> Any:
-    """The figure; None where no run was evaluated twice. against: `examples` or `bytes`. targets: an accuracy to mark, by panel."""
+Lines = Sequence[tuple[Group, Sequence[Point]]]
+"""The curves of a panel."""
+
+
+def curves(material: Material, lines: Mapping[str, Lines], against: str, targets: Mapping[str, float]) -> Any:
+    """The figure; None where no run was evaluated twice. lines: by panel. against: `examples`, `bytes` or `seconds`.
+
+    targets: an accuracy to mark, by panel.
+    """
     import matplotlib
 
-    found = {panel: drawn_in(material, panel) for panel in panels}
-    found = {panel: own for panel, own in found.items() if own}
+    found = {panel: own for panel, own in lines.items() if own}
     if not found:
         return None
     with matplotlib.rc_context(STYLE):
@@ -44,7 +50,7 @@ def _xy(points: Sequence[Point], against: str) -> list[tuple[float, float]]:
     return [(getattr(p, against), p.value.mean) for p in points if getattr(p, against) > 0]
 
 
-def _panel(axes: Any, material: Material, found: Sequence[tuple[Group, Sequence[Point]]], against: str, target: float | None) -> None:
+def _panel(axes: Any, material: Material, found: Lines, against: str, target: float | None) -> None:
     accuracy = material.measure([group for group, _ in found]) == "validation_accuracy"
     for group, points in found:
         color = material.colors[group.rule]
@@ -66,6 +72,11 @@ def _panel(axes: Any, material: Material, found: Sequence[tuple[Group, Sequence[
         axes.set_xscale("log")
         axes.set_xlabel("bytes sent in training")
         byte_axis(axes)
+    elif against == "seconds":
+        axes.set_xscale("log")
+        axes.set_xlabel("time, predicted")
+        axes.set_ylabel("best validation accuracy so far")
+        time_axis(axes)
     else:
         from matplotlib.ticker import EngFormatter, MaxNLocator
 
@@ -75,7 +86,7 @@ def _panel(axes: Any, material: Material, found: Sequence[tuple[Group, Sequence[
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
-def _names(axes: Any, material: Material, found: Sequence[tuple[Group, Sequence[Point]]], against: str, target: float | None) -> None:
+def _names(axes: Any, material: Material, found: Lines, against: str, target: float | None) -> None:
     taken, labels = [], []
     if target is not None and axes.get_ylim()[0] < target < axes.get_ylim()[1]:
         left, right = axes.transAxes.transform([(0, 0), (1, 0)])[:, 0]
@@ -90,8 +101,18 @@ def _names(axes: Any, material: Material, found: Sequence[tuple[Group, Sequence[
     place(axes, labels, taken)
 
 
+def race_rows(lines: Mapping[str, Lines], network: str) -> list[dict[str, Any]]:
+    """What the figure against seconds shows, as a table."""
+    return [
+        {**group.facts, "network": network, "step": p.step, "seconds": p.seconds, **p.value._asdict()}
+        for own in lines.values()
+        for group, points in own
+        for p in points
+    ]
+
+
 def curve_rows(material: Material) -> list[dict[str, Any]]:
-    """What the figures show, as a table."""
+    """What the other figures show, as a table."""
     rows = []
     for panel in material.panels:
         groups = foremost(material.panels[panel], DRAWN)

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
+from locallearn.networks import Network
 from locallearn.report.bars import depth, depth_rows, traffic, traffic_rows
-from locallearn.report.curves import curve_rows, curves
+from locallearn.report.curves import Lines, curve_rows, curves, drawn_in, race_rows
 from locallearn.report.figure import frontier, frontier_rows
 from locallearn.report.material import Material
+from locallearn.report.networktimes import races
 from locallearn.report.table import Row
 
-FRONTIER, BY_EXAMPLES, BY_BYTES, TRAFFIC, DEPTH = "frontier", "curves-examples", "curves-bytes", "traffic", "depth"
+FRONTIER, BY_EXAMPLES, BY_BYTES, BY_SECONDS, TRAFFIC, DEPTH = (
+    *("frontier", "curves-examples", "curves-bytes", "curves-seconds"),
+    *("traffic", "depth"),
+)
 
 
 class Drawings:
-    """levels: the target accuracy of each task that has one."""
+    """levels: the target accuracy of each task that has one. network: on which seconds are told."""
 
-    def __init__(self, material: Material, levels: Mapping[str, float]):
-        self.material, self.levels = material, levels
+    def __init__(self, material: Material, levels: Mapping[str, float], network: Network):
+        self.material, self.levels, self.network = material, levels, network
         self._drawn: dict[tuple[str, tuple[str, ...]], Any] = {}
 
     def draw(self, name: str, *panels: str) -> Any:
@@ -36,16 +42,24 @@ class Drawings:
             return traffic(material, panels)
         if name == DEPTH:
             return depth(material, panels[0])
-        return curves(material, panels, name.removeprefix("curves-"), self.levels)
+        lines = self.races if name == BY_SECONDS else {panel: drawn_in(material, panel) for panel in panels}
+        return curves(material, {panel: lines[panel] for panel in panels}, name.removeprefix("curves-"), self.levels)
+
+    @cached_property
+    def races(self) -> Mapping[str, Lines]:
+        """Accuracy against seconds, by task."""
+        return races(self.material, self.network)
 
     def files(self) -> dict[str, tuple[str, list[str]]]:
         """The figures that become files, by the file's name: the figure's name, and the tasks in it."""
         panels = list(self.material.panels)
-        together = {name: (name, panels) for name in (FRONTIER, BY_EXAMPLES, BY_BYTES, TRAFFIC)}
+        together = {name: (name, panels) for name in (FRONTIER, BY_EXAMPLES, BY_BYTES, BY_SECONDS, TRAFFIC)}
         return together | {depth_file(k, panels): (DEPTH, [panel]) for k, panel in enumerate(panels)}
 
     def numbers(self, name: str, panels: Sequence[str]) -> list[Row]:
         """What a figure shows, as a table."""
+        if name == BY_SECONDS:
+            return race_rows({panel: self.races[panel] for panel in panels}, self.network.name)
         rows = {FRONTIER: frontier_rows, TRAFFIC: traffic_rows, DEPTH: depth_rows}.get(name, curve_rows)(self.material)
         return [row for row in rows if row["task"] in panels]
 

@@ -143,6 +143,34 @@ def byte_axis(axes: Any, zero: float | None = None) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
 
 
+TIMES = (("ms", 1e-3), ("s", 1.0), ("min", 60.0), ("h", 3600.0), ("d", 86400.0), ("y", 365.25 * 86400))
+"""Units of time."""
+
+
+def time_axis(axes: Any) -> None:
+    """A logarithmic axis of seconds with marks at round numbers of people's units."""
+    from matplotlib.ticker import NullLocator
+
+    ticks = time_ticks(*axes.get_xlim())
+    if len(ticks) > 1:
+        axes.set_xticks(*zip(*ticks, strict=True))
+        axes.xaxis.set_minor_locator(NullLocator())
+
+
+def time_ticks(low: float, high: float) -> list[tuple[float, str]]:
+    """(seconds, in words), not too many."""
+    fine = tuple(step * 10**power for power in range(3) for step in (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9))
+    inside: list[tuple[float, str]] = []
+    for steps in ((1, 10, 100), (1, 2, 5, 10, 20, 30, 50, 100, 200, 500), fine):
+        marks = []
+        for (unit, length), (_, longer) in zip(TIMES, (*TIMES[1:], ("", math.inf)), strict=True):
+            marks += [(step * length, f"{step:g} {unit}") for step in steps if step * length < longer]
+        inside = [mark for mark in marks if low <= mark[0] <= high]
+        if len(inside) >= 3:
+            break
+    return inside[:: max(1, math.ceil(len(inside) / 6))]
+
+
 def percent_axis(axes: Any) -> None:
     """Shares as percentages."""
     from matplotlib.ticker import FuncFormatter

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +21,10 @@ BASELINES = ("backprop", "baseline")
 
 
 class Point(NamedTuple):
-    """A group's mean over seeds at one evaluation. value: validation accuracy, or where there is none the training loss."""
+    """A group's mean over seeds at one evaluation. value: validation accuracy, or where there is none the training loss.
+
+    seconds: on a network, where that is looked at.
+    """
 
     step: int
     examples: float
@@ -28,6 +32,7 @@ class Point(NamedTuple):
     value: Estimate
     lowest: float
     highest: float
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -77,9 +82,11 @@ class Material:
         told = any(row.get("validation_accuracy") is not None for g in groups for run in g.runs for row in self.courses.get(run, ()))
         return "validation_accuracy" if told else "train_loss"
 
-    def curve(self, group: Group, measure: str) -> list[Point]:
-        """Means over those evaluations that all of its seeds have."""
+    def curve(self, group: Group, measure: str, best: bool = False) -> list[Point]:
+        """Means over those evaluations that all of its seeds have. best: of the highest value so far, in place of the last."""
         runs = [{row["step"]: row for row in self.courses.get(run, ()) if row.get(measure) is not None} for run in group.runs]
+        if best:
+            runs = [_highest(rows, measure) for rows in runs]
         points = []
         for step in sorted(set.intersection(*map(set, runs))) if runs else ():
             at = [run[step] for run in runs]
@@ -122,6 +129,13 @@ class Material:
         folders = {above for run in runs for above in list(run.parents)[1:3]} | {self.root}
         found = sorted(folder / "sweep.yaml" for folder in folders if (folder / "sweep.yaml").exists())
         return {path.parent.name: path.read_text().partition("\nruns:")[0] + "\n" for path in found}
+
+
+def _highest(rows: Mapping[int, Row], measure: str) -> dict[int, Row]:
+    """Each evaluation with the highest value up to it."""
+    steps = sorted(rows)
+    values = itertools.accumulate((rows[step][measure] for step in steps), max)
+    return {step: {**rows[step], measure: value} for step, value in zip(steps, values, strict=True)}
 
 
 @functools.cache

@@ -8,8 +8,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from locallearn.errors import LocallearnError
-from locallearn.networks import NETWORKS
-from locallearn.report.material import Material
+from locallearn.networks import NETWORKS, Network
+from locallearn.report.material import Material, Point
 from locallearn.report.summary import Group, foremost
 from locallearn.report.targets import costs_to
 
@@ -83,6 +83,32 @@ def _times(material: Material, group: Group, run: str, accuracy: float | None) -
         return Times(group, {name: predict(course, network).seconds for name, network in NETWORKS.items()}, course=course)
     except LocallearnError as error:
         return Times(group, {}, str(error).removeprefix(f"{material.root / run}: "))
+
+
+def races(material: Material, network: Network) -> dict[str, list[tuple[Group, list[Point]]]]:
+    """By panel: the best validation accuracy that groups had reached, by the seconds that it would take them on a network.
+
+    Of each group the run whose computing took the middling time says how long a step takes. What has no course there is left out.
+    """
+    each = max(3, TOLD // max(1, len(material.panels)))
+    found = {}
+    for panel, groups in material.panels.items():
+        told = [group for group in foremost(groups, each) if material.measure([group]) == "validation_accuracy"]
+        lines = [(group, _race(material, group, network)) for group in told]
+        found[panel] = [(group, points) for group, points in lines if len(points) > 1]
+    return found
+
+
+def _race(material: Material, group: Group, network: Network) -> list[Point]:
+    from locallearn.experiment.predict import course_of, timeline
+
+    points = material.curve(group, "validation_accuracy", best=True)
+    timed = sorted(group.runs, key=lambda run: material.courses[run][-1].get("seconds") or 0.0)
+    try:
+        seconds = timeline(course_of(material.root / timed[len(timed) // 2]), network, [point.step for point in points])
+    except LocallearnError:
+        return []
+    return [point._replace(seconds=after) for point, after in zip(points, seconds, strict=True)]
 
 
 def time_rows(times: Mapping[str, Sequence[Times]]) -> list[dict[str, Any]]:

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from locallearn.experiment.files import make_folder, write_whole
+from locallearn.networks import NETWORKS, Network
 from locallearn.report.drawings import Drawings
 from locallearn.report.ink import save
 from locallearn.report.material import Material
-from locallearn.report.networktimes import network_times, time_rows
+from locallearn.report.networktimes import WIDE, network_times, time_rows
 from locallearn.report.table import Row, to_csv
 from locallearn.report.targets import target_of
 from locallearn.report.tensorboard import write_events
@@ -19,11 +20,13 @@ from locallearn.report.web.page import page
 PAGE = "report.html"
 
 
-def write_report(rows: Sequence[Row], root: Path, out: Path | None = None, tensorboard: bool = False) -> list[Path]:
+def write_report(
+    rows: Sequence[Row], root: Path, out: Path | None = None, tensorboard: bool = False, network: Network = NETWORKS[WIDE]
+) -> list[Path]:
     """report.html, results.csv beside it, and the folder `figures`; the paths that were written. Without a finished run there is no figure.
 
     rows: those of the runs below `root`. out: the folder, or the page's own name in it if that ends in `.html`; by default `root`.
-    tensorboard: whether to write its event files, too.
+    tensorboard: whether to write its event files, too. network: on which the figure of accuracy against time is drawn.
     """
     out = out or root
     folder, name = (out.parent, out.name) if out.suffix == ".html" else (out, PAGE)
@@ -33,12 +36,13 @@ def write_report(rows: Sequence[Row], root: Path, out: Path | None = None, tenso
     write_whole(folder / "results.csv", lambda file: file.write(table))
     wanted = {panel: target_of(material, panel) for panel in material.panels}
     levels = {panel: target.accuracy for panel, target in wanted.items() if target}
-    times, drawings = network_times(material, levels), Drawings(material, levels)
+    times, drawings = network_times(material, levels), Drawings(material, levels, network)
     figures: list[Path] = []
     if material.panels:
         figures += write_figures(drawings, folder / "figures")
         write_table(folder / "figures" / "networks.csv", time_rows(times))
-    command = shlex.join(["locallearn", "report", str(root) if not root.is_absolute() else root.name])
+    chosen = [] if network.name == WIDE else ["--network", network.name]
+    command = shlex.join(["locallearn", "report", str(root) if not root.is_absolute() else root.name, *chosen])
     text = page(drawings, wanted, times, table, command).encode()
     write_whole(folder / name, lambda file: file.write(text))
     written = [folder / name, folder / "results.csv", *figures]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from locallearn.networks import NETWORKS
+from locallearn.networks import NETWORKS, Network
 from locallearn.report.material import Material
 from locallearn.report.networktimes import WIDE, Times
 from locallearn.report.summary import Group, foremost
@@ -86,14 +86,14 @@ def _kinds(traffic: Sequence[Mapping[str, int | str]]) -> dict[str, int]:
     return found
 
 
-def networks(times: Mapping[str, Sequence[Times]], wanted: Mapping[str, Target | None], material: Material) -> Html:
-    """Seconds on named networks."""
+def networks(times: Mapping[str, Sequence[Times]], wanted: Mapping[str, Target | None], material: Material, drawn: Html) -> Html:
+    """Seconds on named networks. drawn: the figure of one of them."""
     parts: list[object] = []
     for panel, own in times.items():
         target = wanted.get(panel)
-        told = [each for each in own if each.seconds]
-        least = {name: min((each.seconds[name] for each in told), default=math.inf) for name in NETWORKS}
-        rows = [[named(material, each.group), *(_time(each.seconds[name], least[name]) for name in NETWORKS)] for each in told]
+        timed = [each for each in own if each.seconds]
+        least = {name: min((each.seconds[name] for each in timed), default=math.inf) for name in NETWORKS}
+        rows = [[named(material, each.group), *(_time(each.seconds[name], least[name]) for name in NETWORKS)] for each in timed]
         until = f"to a validation accuracy of {target.accuracy:.1%}" if target else "to the end of training"
         parts += [tag("h3", f"{panel}, {until}"), table(["", *NETWORKS], rows)]
         parts.append(_shards(material, own))
@@ -103,11 +103,12 @@ def networks(times: Mapping[str, Sequence[Times]], wanted: Mapping[str, Target |
         "Computed, not measured: the messages and dependencies of a step are replayed on the clocks of a network, with the seconds of "
         "computing that the median run took on its machine. "
     )
-    known = [f"{n.name}: {_rate(n.up)} up, {_rate(n.down)} down, {span(n.latency)}" for n in NETWORKS.values()]
+    known = [f"{n.name}: {told(n)}" for n in NETWORKS.values()]
     return section(
         "networks",
         "If the link were …",
         tag("p", text, tag("b", "Bold"), ": the fastest of a column."),
+        drawn,
         *parts,
         details("Networks", bullets(known)),
     )
@@ -123,6 +124,11 @@ def _shards(material: Material, own: Sequence[Times]) -> Html:
 
 def _time(seconds: float, least: float) -> Html:
     return tag("b", span(seconds)) if seconds <= least * 1.005 else tag("span", span(seconds))
+
+
+def told(network: Network) -> str:
+    """Its rates and latency."""
+    return f"{_rate(network.up)} up, {_rate(network.down)} down, {span(network.latency)}"
 
 
 def _rate(rate: float) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from locallearn.experiment.provenance import commit, now
 from locallearn.experiment.store import FAILED, FINISHED
-from locallearn.report.drawings import BY_BYTES, BY_EXAMPLES, DEPTH, FRONTIER, TRAFFIC, Drawings, depth_file
+from locallearn.report.drawings import BY_BYTES, BY_EXAMPLES, BY_SECONDS, DEPTH, FRONTIER, TRAFFIC, Drawings, depth_file
 from locallearn.report.ink import css_colors, inline
 from locallearn.report.material import Material
 from locallearn.report.networktimes import Times
@@ -35,7 +35,7 @@ def page(drawings: Drawings, wanted: Mapping[str, Target | None], times: Mapping
         _curves(drawings),
         costs.traffic(material, _traffic(drawings)) if material.panels else Html(""),
         _depth(drawings),
-        costs.networks(times, wanted, material) if times else Html(""),
+        costs.networks(times, wanted, material, _races(drawings)) if times else Html(""),
         results.statistics(material),
         origin.rules(material),
         origin.failures(material),
@@ -108,6 +108,15 @@ def _curves(drawings: Drawings) -> Html:
         caption = f"Means over seeds against {against}; bands from the lowest to the highest seed; baselines dashed."
         parts.append(figures(_drawn(drawings, name, f"curves against {against}"), caption, name))
     return section("curves", "Learning curves", tag("div", *parts, class_="drawings")) if any(parts) else Html("")
+
+
+def _races(drawings: Drawings) -> Html:
+    net = drawings.network
+    caption = (
+        f"The best validation accuracy so far against the time that training would take on {net.name} ({costs.told(net)}), means over "
+        "seeds, bands from the lowest to the highest. Another network: --network."
+    )
+    return figures(_drawn(drawings, BY_SECONDS, f"best validation accuracy against predicted time on {net.name}"), caption, BY_SECONDS)
 
 
 def _traffic(drawings: Drawings) -> Html:
