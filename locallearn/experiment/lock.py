@@ -38,7 +38,7 @@ class Lock:
                 raise Held(f"{self.directory}: {where} is running it; wait for it or stop it first")
             mine = {"host": socket.gethostname(), "pid": os.getpid(), "begun": _begun(os.getpid())}
             self._mine = json.dumps(mine)
-            write_whole(self.path, lambda file: file.write(self._mine.encode()), lasting=False)  # no holder outlives its machine
+            self._take()
         self._beat = threading.Thread(target=self._beats, daemon=True)
         self._beat.start()
         return self
@@ -49,6 +49,34 @@ class Lock:
         with _guarded(self.directory):
             if self._is_mine():
                 self.path.unlink(missing_ok=True)
+
+    def _take(self) -> None:
+        """Where several hosts look at once whoever links first has it. Held for the others."""
+        beside, aside = (self.path.with_name(f".lock.{word}.{socket.gethostname()}.{os.getpid()}") for word in ("new", "old"))
+        taken = Held(f"{self.directory}: another process has just begun to run it")
+        dead = self._text()
+        write_whole(beside, lambda file: file.write(self._mine.encode()), lasting=False)  # no holder outlives its machine
+        try:
+            if dead is not None:
+                os.rename(self.path, aside)
+                if aside.read_text() != dead:  # somebody else has replaced it in the meantime, and lives
+                    os.link(aside, self.path)
+                    raise taken
+            os.link(beside, self.path)
+        except (FileExistsError, FileNotFoundError):
+            raise taken from None
+        except OSError:  # no links on this file system
+            os.replace(beside, self.path)
+        finally:
+            beside.unlink(missing_ok=True)
+            aside.unlink(missing_ok=True)
+
+    def _text(self) -> str | None:
+        """What the file holds; None if there is none."""
+        try:
+            return self.path.read_text()
+        except FileNotFoundError:
+            return None
 
     def check(self) -> None:
         """Held if another process has taken the lock in the meantime."""
@@ -107,7 +135,7 @@ def _begun(pid: int) -> str:
 
 @contextlib.contextmanager
 def _guarded(directory: Path) -> Iterator[None]:
-    """No two processes of this host look at a lock and take it at the same moment."""
+    """No two processes of this host look at a lock and take it at the same moment; of different hosts see `Lock._take`."""
     try:
         import fcntl
     except ImportError:  # not a POSIX system
@@ -118,7 +146,8 @@ def _guarded(directory: Path) -> Iterator[None]:
     except OSError as error:
         raise unwritable(directory, error) from error
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):  # a file system of several hosts may know none for folders; there links decide
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
         os.close(handle)

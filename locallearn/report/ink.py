@@ -159,7 +159,7 @@ def time_axis(axes: Any) -> None:
 
 def time_ticks(low: float, high: float) -> list[tuple[float, str]]:
     """(seconds, in words), not too many."""
-    fine = tuple(step * 10**power for power in range(3) for step in (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9))
+    fine = tuple(quarters / 4 * 10**power for power in range(3) for quarters in range(4, 40))
     inside: list[tuple[float, str]] = []
     for steps in ((1, 10, 100), (1, 2, 5, 10, 20, 30, 50, 100, 200, 500), fine):
         marks = []

@@ -10,8 +10,11 @@ from locallearn.experiment.predict import course_of, predict
 from locallearn.experiment.run import Interrupted, execute
 from locallearn.experiment.store import Store
 from locallearn.networks import Network
+from locallearn.report.drawings import BY_SECONDS, Drawings
 from locallearn.report.inspection import by_shards, show_text
-from locallearn.report.table import rows_of
+from locallearn.report.material import Material
+from locallearn.report.networktimes import races
+from locallearn.report.table import rows_below, rows_of
 
 SETTINGS = {
     "rule": {"name": "backprop"},
@@ -77,3 +80,22 @@ def test_time_on_a_network_has_the_averages_in_it(folder):
     net = Network("slow", 1000, 1000, 0.25)
     alone = predict(course._replace(averages=()), net)
     assert predict(course, net).seconds == pytest.approx(alone.seconds + 3 * (busiest / 1000 + 2 * 0.25))
+
+
+def test_accuracy_by_the_time_that_a_network_takes(folder):
+    """The best so far at each evaluation, when as many steps, averages and pauses are over as there were before it."""
+    material, net = Material(folder.parent, rows_below(folder.parent)), Network("slow", 1000, 1000, 0.25)
+    (((group, points),),) = races(material, net).values()
+    records = Store(folder).records()
+    assert [point.step for point in points] == [record["step"] for record in records]
+    assert [point.value.mean for point in points] == list(itertools.accumulate((r["validation_accuracy"] for r in records), max))
+    course = course_of(folder)
+    assert points[-1].seconds == pytest.approx(predict(course, net).seconds)
+    for point in points[:-1]:
+        (stage, _), (average,) = course.phases[0], course.averages
+        times = point.step // average.every
+        shorter = course._replace(phases=[(stage, point.step)], averages=[average._replace(times=times)])
+        assert point.seconds == pytest.approx(predict(shorter, net).seconds)
+    drawings = Drawings(material, {}, net)
+    assert "predicted" in drawings.draw(BY_SECONDS, group.panel).axes[0].get_xlabel()
+    assert [row["seconds"] for row in drawings.numbers(BY_SECONDS, [group.panel])] == [point.seconds for point in points]

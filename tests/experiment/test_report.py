@@ -12,7 +12,7 @@ import pytest
 
 from locallearn.experiment.store import Store
 from locallearn.report.figure import frontier
-from locallearn.report.ink import byte_ticks, save
+from locallearn.report.ink import byte_ticks, save, time_ticks
 from locallearn.report.labels import overlap
 from locallearn.report.report import write_report
 from locallearn.report.summary import Group, groups_of, pareto, reference, summary
@@ -138,6 +138,17 @@ def test_ticks_are_few_round_and_inside(low, high):
     ticks = byte_ticks(low, high)
     assert 2 <= len(ticks) <= 7
     assert all(low <= tick <= high for tick in ticks)
+
+
+@pytest.mark.parametrize(("low", "high"), [(3e-3, 0.2), (0.5, 9.0), (40.0, 7200.0), (1e3, 1e9), (1.0, 1e12), (100.0, 130.0), (4e4, 9e4)])
+def test_times_are_few_round_and_inside(low, high):
+    ticks = time_ticks(low, high)
+    assert 2 <= len(ticks) <= 6
+    length = {"ms": 1e-3, "s": 1, "min": 60, "h": 3600, "d": 86400, "y": 365.25 * 86400}
+    for seconds, words in ticks:
+        number, unit = words.split()
+        assert low <= seconds <= high
+        assert seconds == pytest.approx(float(number) * length[unit])
 
 
 def test_the_figure_is_deterministic_and_stands_alone(root, tmp_path):

@@ -1,17 +1,19 @@
 """Run directories: states from files alone, whole files, and locks."""
 
 import errno
+import fcntl
 import json
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
 from locallearn.experiment.files import StoreError, read_json, write_json, write_whole
-from locallearn.experiment.lock import Lock, holder_of
+from locallearn.experiment.lock import Held, Lock, holder_of
 from locallearn.experiment.provenance import command, here, relative
 from locallearn.experiment.store import Store, move_away, run_directories
 
@@ -133,6 +135,40 @@ def test_a_lock_of_another_host_lives_by_its_heartbeat(tmp_path):
     with Lock(tmp_path), pytest.raises(StoreError, match="is running it"), Lock(tmp_path):
         pass
     assert not (tmp_path / "lock").exists()
+
+
+def test_hosts_that_share_a_folder_hold_its_lock_one_at_a_time(tmp_path, monkeypatch):
+    """On a file system where folders cannot be locked; the first of them finds the lock of a host that is gone."""
+
+    def refuse(*_):
+        raise OSError(errno.EBADF, "no such locks here")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(socket, "gethostname", lambda: f"host-{threading.get_ident()}")
+    lock_by(tmp_path, host="gone", pid=1)
+    os.utime(tmp_path / "lock", (0, 0))
+    inside, most, held, begin = [], [], [], threading.Barrier(8)
+
+    def one():
+        begin.wait()
+        for _ in range(20):
+            try:
+                with Lock(tmp_path):
+                    inside.append(1)
+                    most.append(len(inside))
+                    time.sleep(0.002)
+                    inside.pop()
+            except Held:
+                held.append(1)
+
+    threads = [threading.Thread(target=one) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(most) == {1}
+    assert len(most) + len(held) == 160
+    assert [path.name for path in tmp_path.iterdir()] == []
 
 
 def test_who_was_taken_for_dead_notices_and_leaves_the_lock_alone(tmp_path, monkeypatch):
