@@ -20,15 +20,20 @@ class Schedule:
 
     network: that the shards send over, by name or in words. step: seconds that one step takes to compute, all shards together.
     staleness: a shard that waits for what comes down may begin so many further steps, each of which uses, to its end, the weights that it
-    began with.
+    began with. On actors these steps are real, and the clock is not needed for them.
     """
 
-    network: str
-    step: Positive
+    network: str | None = None
+    step: Positive | None = None
     staleness: Steps = 0
 
     def problems(self) -> list[tuple[str, str]]:
-        """A network that is none."""
+        """A network that is none, or half a clock."""
+        missing = [name for name in ("network", "step") if getattr(self, name) is None]
+        if len(missing) == 1:
+            return [(missing[0], "is missing: a virtual clock needs `network` and `step`")]
+        if self.network is None:
+            return []
         try:
             parse_network(self.network)
         except LocallearnError as error:

@@ -35,7 +35,7 @@ def save(folder: Path, names: Sequence[Sequence[str]], snapshot: Snapshot, final
         entries: dict[str, Any] = {_entry(name, array): array for name, array in zip(labels, arrays, strict=True)}
         write_whole(target / f"shard-{shard}.npz", partial(np.savez, **entries))
     state = {"step": snapshot.step, "seconds": snapshot.seconds, "final": final, "traffic": snapshot.traffic.rows()}
-    state["losses"] = list(snapshot.losses)
+    state |= {"losses": list(snapshot.losses), "delays": [list(own) for own in snapshot.delays]}
     write_json(target / "DONE", state)
     for old in sorted(folder.iterdir())[:-KEPT]:
         _remove(old)
@@ -62,7 +62,8 @@ def latest(folder: Path, final: bool = False) -> Snapshot | None:
             count = len(list(target.glob("shard-*.npz")))
             shards = [list(_read(target / f"shard-{k}.npz").values()) for k in range(count)]
             total, count = state.get("losses", (0.0, 0))
-            return Snapshot(state["step"], state["seconds"], Traffic.of_rows(state["traffic"]), shards, (total, count))
+            delays = tuple(map(tuple, state.get("delays", ())))
+            return Snapshot(state["step"], state["seconds"], Traffic.of_rows(state["traffic"]), shards, (total, count), delays=delays)
     return None
 
 

@@ -10,7 +10,7 @@ from locallearn.config.combination import Tuned
 from locallearn.config.run import Config
 from locallearn.errors import ConfigError, LocallearnError, Problem
 from locallearn.experiment.events import Listener
-from locallearn.experiment.prepare import load_data
+from locallearn.experiment.prepare import load_data, stale
 from locallearn.experiment.store import SUFFIX
 from locallearn.networks import UnknownNetwork, parse_network
 
@@ -78,10 +78,10 @@ class How:
 
 
 def runnable(config: Config, on: str) -> None:
-    """ConfigError for what only one process can do."""
+    """ConfigError for what only one process can do, or only actors."""
     if on == "ray" and config.diagnostics:
         what = "need the whole network in one process: leave them out, or take --on local or --on eager"
         raise ConfigError([Problem("diagnostics", what)])
-    if on == "ray" and config.schedule and config.schedule.staleness:
-        what = "shards run ahead under a virtual clock, in one process: take --on local or --on eager, or leave it out"
-        raise ConfigError([Problem("schedule.staleness", what)])
+    if on != "ray" and stale(config) and config.schedule and config.schedule.network is None:
+        what = "is missing: in one process a virtual clock says how far shards run ahead; give `network` and `step`, or take --on ray"
+        raise ConfigError([Problem("schedule.network", what)])

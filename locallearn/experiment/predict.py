@@ -72,7 +72,7 @@ def course_of(folder: Path, accuracy: float | None = None, step_seconds: float |
     steps, schedule = result.step, result.config.schedule
     if schedule and schedule.staleness:
         what = "on any other network its weights would have been of another age; its own is told by `locallearn show`"
-        raise LocallearnError(f"{folder}: trained with a staleness of {schedule.staleness} on {schedule.network}; {what}")
+        raise LocallearnError(f"{folder}: trained with a staleness of {schedule.staleness} on {schedule.network or 'actors'}; {what}")
     if accuracy is not None:
         reached = first_reaching(result.curve, accuracy)
         if reached is None:

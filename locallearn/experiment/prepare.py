@@ -46,16 +46,23 @@ def find(config: Config, load: Callable[[Any], Dataset] = load_data, tested: boo
     return Found(dataset.example_shape, dataset.classes, dataset.intake, Split(parts.train, parts.validation, test))
 
 
-def prepare(config: Config, load: Callable[[Any], Dataset] = load_data, tested: bool = True, known: dict[Any, Any] | None = None) -> Setup:
+def prepare(
+    config: Config,
+    load: Callable[[Any], Dataset] = load_data,
+    tested: bool = True,
+    known: dict[Any, Any] | None = None,
+    apart: bool = False,
+) -> Setup:
     """Everything that the run needs.
 
     load: how its data gets into memory, such as a function that remembers it for the next run. tested: without, there is no test set.
-    known: what was found out about a run of the same structure, which is added to.
+    known: what was found out about a run of the same structure, which is added to. apart: whether shards are actors, whose steps overlap as
+    they come, where those of one process go by a virtual clock.
     """
-    return arrange(config, find(config, load, tested), known)
+    return arrange(config, find(config, load, tested), known, apart)
 
 
-def arrange(config: Config, found: Found, known: dict[Any, Any] | None = None) -> Setup:
+def arrange(config: Config, found: Found, known: dict[Any, Any] | None = None, apart: bool = False) -> Setup:
     """The same, with data that was found already."""
     examples = len(found.parts.train.y)
     together = config.train.batch * config.replicas.count
@@ -66,6 +73,9 @@ def arrange(config: Config, found: Found, known: dict[Any, Any] | None = None) -
         _stage(config, blocks, phase, (stop - length, stop))
         for phase, length, stop in zip(phases, lengths, accumulate(lengths), strict=True)
     )
+    real = apart and stale(config)
+    if real:
+        stages = tuple(dataclasses.replace(stage, ahead=_ahead(config, stage)) for stage in stages)
     setup = Setup(
         stages=stages,
         split=found.parts,
@@ -77,7 +87,7 @@ def arrange(config: Config, found: Found, known: dict[Any, Any] | None = None) -
         stop_bytes=config.stop.bytes,
         intake=dataclasses.replace(found.intake, augment=config.augment),
         diagnostics=config.diagnostics,
-        clock=_clock(config),
+        clock=None if real else _clock(config),
         count=config.count,
         replicas=config.replicas,
     )
@@ -113,9 +123,14 @@ class Making:
         """How many of the chain there are."""
         return self.config.replicas.count
 
+    @property
+    def overlaps(self) -> bool:
+        """Whether its steps may overlap as they come, so that none is ever done again as it was."""
+        return stale(self.config)
+
     def __call__(self) -> Setup:
         """With all data."""
-        return prepare(self.config, tested=self.tested)
+        return prepare(self.config, tested=self.tested, apart=True)
 
     def of_shard(self, shard: int) -> Setup:
         """With the data that one shard uses. Top and bottom need the labels to split by, and so read the whole set."""
@@ -124,7 +139,7 @@ class Making:
         data = self.config.data
         found = Found(tuple(data.example_shape), data.classes, self.intake, absent)
         if not bottom and not top:
-            return arrange(self.config, found)
+            return arrange(self.config, found, apart=True)
         try:
             found = find(self.config, tested=self.tested)
         except DataError:
@@ -133,7 +148,7 @@ class Making:
             found = found._replace(parts=self.given())
         pairs = zip(found.parts, absent, strict=True)
         parts = Split(*(Arrays(part.x if bottom else blank.x, part.y if top else blank.y) for part, blank in pairs))
-        return arrange(self.config, found._replace(parts=parts))
+        return arrange(self.config, found._replace(parts=parts), apart=True)
 
 
 def _absent(shape: tuple[int, ...], dtype: str) -> np.ndarray:
@@ -143,12 +158,24 @@ def _absent(shape: tuple[int, ...], dtype: str) -> np.ndarray:
 
 def _clock(config: Config) -> Callable[[Stage, int], Timetable] | None:
     """The virtual clock that a run trains under, if it does."""
-    if config.schedule is None:
+    if config.schedule is None or config.schedule.network is None:
         return None
     from locallearn.network.timetable import timetable
 
     schedule, train = config.schedule, config.train
     return lambda stage, steps: timetable(schedule, stage, steps, train.batch, train.microbatches)
+
+
+def stale(config: Config) -> bool:
+    """Whether shards are to run ahead."""
+    return config.schedule is not None and config.schedule.staleness > 0
+
+
+def _ahead(config: Config, stage: Stage) -> int:
+    """How far the shards of a stage run ahead; where nothing is waited for that comes down, steps follow each other as it is."""
+    from locallearn.network.timetable import overlaps
+
+    return config.schedule.staleness if config.schedule and overlaps(stage) else 0
 
 
 def _afford(setup: Setup) -> None:

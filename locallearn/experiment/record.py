@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from locallearn.experiment.files import finite
 from locallearn.runtime.setup import Setup, Stage
 from locallearn.runtime.training import Evaluated, Watched
@@ -60,6 +62,15 @@ def actors_of(event: Watched, shards: int) -> dict[str, Any]:
 def stage_at(setup: Setup, step: int) -> Stage:
     """The stage that a run is in after `step` steps."""
     return next((stage for stage in setup.stages if step <= stage.stop), setup.stages[-1])
+
+
+def delays_of(setup: Setup, step: int) -> list[list[int]]:
+    """By shard, how many of the first steps began with weights that were 0, 1, 2 and so on updates old, by the virtual clock."""
+    if not any(setup.staleness(stage) for stage in setup.stages):
+        return []
+    ages = np.concatenate([setup.delays(stage, stage.start, min(step, stage.stop)) for stage in setup.stages if stage.start < step])
+    firsts = [setup.stages[0].wiring.placement.index(shard) for shard in range(setup.stages[0].wiring.shards)]
+    return [np.bincount(ages[:, block]).tolist() for block in firsts]
 
 
 def hops_at(setup: Setup, step: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -42,7 +42,8 @@ class Result:
     accuracy: on the validation set, at the end, through the deployed codecs; `accuracy_lossless` with every codec `exact`; both None
     without a validation set. phase: that it ended in, from 0. reason: why it ended: `steps`, `accuracy`, `bytes` or `diverged`.
     seconds: of training and evaluation, without compiling. directory: where it is stored, if it is. rollbacks: how often it went back to
-    a snapshot because an actor was lost, and seconds_lost: what that cost, from the last progress before to the same step again.
+    a snapshot because an actor was lost, and seconds_lost: what that cost, from the last progress before to the same step again. delays:
+    by shard, how many steps began with weights that were 0, 1, 2 and so on updates old; nothing where steps do not overlap.
     """
 
     settings: Mapping[str, Any]
@@ -58,6 +59,7 @@ class Result:
     directory: Path | None
     _arrays: Callable[[], Mapping[str, np.ndarray]]
     _config: Callable[[], Config]
+    delays: Sequence[Sequence[int]] = ()
     rollbacks: int = 0
     seconds_lost: float = 0.0
 

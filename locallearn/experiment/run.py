@@ -18,7 +18,7 @@ from locallearn.experiment.lines import Lines
 from locallearn.experiment.lock import Held, Lock
 from locallearn.experiment.planning import plan
 from locallearn.experiment.provenance import commit, here, now, provenance, relative, versions
-from locallearn.experiment.record import actors_of, record_of, stage_at
+from locallearn.experiment.record import actors_of, delays_of, record_of, stage_at
 from locallearn.experiment.result import Result, load
 from locallearn.experiment.store import FAILED, FINISHED, SUFFIX, Store, move_away
 from locallearn.experiment.training import prepared, training
@@ -183,6 +183,7 @@ def _end(
         "test_accuracy_lossless": event.test_accuracy_lossless,
         "seconds": last["seconds"],
         "compile_seconds": last["compile_seconds"],
+        "delays": [list(own) for own in event.delays or delays_of(setup, event.step)],
         **losses,
     }
     if store:

@@ -31,7 +31,7 @@ def session_for(config: Config, how: How, setup: Setup) -> Session:
 
 def prepared(config: Config, how: How) -> Setup:
     """What the run needs in this process."""
-    return prepare(config, how.load, how.tested, _shared(config, how).known)
+    return prepare(config, how.load, how.tested, _shared(config, how).known, how.on == "ray")
 
 
 def _shared(config: Config, how: How) -> Shared:

@@ -20,6 +20,8 @@ from locallearn.schedule import Schedule
 
 def timetable(schedule: Schedule, stage: Stage, steps: int, batch: int, microbatches: int) -> Timetable:
     """Of so many steps between two evaluations, after which every shard waits for the top's decision."""
+    assert schedule.network is not None
+    assert schedule.step is not None
     net, blocks = parse_network(schedule.network), len(stage.blocks)
     prices = Prices(stage, batch // microbatches, schedule.step, blocks, microbatches)
     events = step_graph(stage.rule, stage.blocks, stage.wiring.placement, prices, microbatches)
@@ -43,6 +45,11 @@ class _Free:
         return 0.0
 
 
+def overlaps(stage: Stage) -> bool:
+    """Whether a shard waits for what others make of a batch and send down, so that it has time for the next step."""
+    return upwards(step_graph(stage.rule, stage.blocks, stage.wiring.placement, _Free())) is None
+
+
 def unsuited(stage: Stage, batch: int) -> str | None:
     """Why the steps of a stage cannot overlap, if they cannot.
 
@@ -50,7 +57,7 @@ def unsuited(stage: Stage, batch: int) -> str | None:
     it is, and any staleness gives the same result as none.
     """
     rule, wiring = stage.rule, stage.wiring
-    if upwards(step_graph(rule, stage.blocks, wiring.placement, _Free())) is not None:
+    if not overlaps(stage):
         return None
     if type(rule).step is not Rule.step:
         return "its blocks change within a step, so that no step can keep the weights that it began with"

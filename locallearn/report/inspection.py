@@ -144,12 +144,19 @@ def show_text(directory: Path, form: str = "table") -> str:
     parts += [part for part in (_curve(records), course(records)) if part] if records else []
     if ending:
         tested = f"test {decimal(ending['test_accuracy'], 4)} (lossless {decimal(ending['test_accuracy_lossless'], 4)})"
+        tested += _ages(ending.get("delays", ()))
         parts.append(f"ended after {plural(ending['step'], 'step')} ({ending['reason']}): {tested}\n{_links(ending['traffic'])}")
     waits = waits_text(store.read("actors.json"), store.state == RUNNING)
     parts += [waits] if waits else []
     if failure:
         parts.append(f"failed after step {failure['step']} with {failure['type']}: {failure['message']}\n{failure['traceback'].rstrip()}")
     return "\n\n".join(parts)
+
+
+def _ages(delays: Sequence[Sequence[int]]) -> str:
+    """How old the weights were that each shard's steps began with."""
+    ages = [f"{sum(k * count for k, count in enumerate(own)) / sum(own):.2f} ({len(own) - 1})" for own in delays if sum(own)]
+    return f"\nage of a step's weights, in updates, by shard: mean (most)  {', '.join(ages)}" if ages else ""
 
 
 def _origin(meta: Mapping[str, Any]) -> str:

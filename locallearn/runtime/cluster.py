@@ -202,9 +202,10 @@ class Crew:
     ) -> Iterator[Event]:
         """The events of one run, which survives the loss of actors. alone: whether a lost shard is restarted alone where it can be.
 
-        Not where there are replicas: what the others of its ring had from it since its last snapshot is in their parameters.
+        Not where there are replicas: what the others of its ring had from it since its last snapshot is in their parameters. Nor where
+        steps overlap as they come: it would not say again what it said.
         """
-        alone = alone and self.replicas == 1
+        alone = alone and self.replicas == 1 and not getattr(make_setup, "overlaps", False)
         return Supervisor(self, make_setup, resume, keep_seconds, network, alone).events()
 
     @property

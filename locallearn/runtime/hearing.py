@@ -82,7 +82,7 @@ def own_part(resume: Snapshot | None, shard: int) -> Snapshot | None:
     if resume is None:
         return None
     traffic = resume.traffic if shard == 0 else Traffic()
-    return resume._replace(shards=[resume.shards[shard]], traffic=traffic, asides=0)
+    return resume._replace(shards=[resume.shards[shard]], traffic=traffic, asides=0, delays=resume.delays[shard : shard + 1])
 
 
 def merge(events: list[Any], found: int = -1) -> Any:
@@ -94,4 +94,5 @@ def merge(events: list[Any], found: int = -1) -> Any:
     if isinstance(top, Evaluated):
         return top._replace(traffic=traffic)
     assert isinstance(top, Snapshot | Finished)
-    return top._replace(traffic=traffic, shards=[shard for event in events for shard in event.shards])
+    shards, delays = [shard for event in events for shard in event.shards], tuple(own for event in events for own in event.delays)
+    return top._replace(traffic=traffic, shards=shards, delays=delays)

@@ -14,15 +14,18 @@ from locallearn.block import Block
 from locallearn.chain import ABSENT, Chain, Row
 from locallearn.codec import Codec, Context, Spec
 from locallearn.networks import AHEAD
-from locallearn.rule import Batch, split_batch
+from locallearn.rule import Batch, descended, split_batch
 from locallearn.runtime.cuts import Cuts
 from locallearn.runtime.endpoint import Endpoint
 from locallearn.runtime.frame import TRAIN, Address
 from locallearn.runtime.framed import FramedSession
 from locallearn.runtime.handshake import Position
 from locallearn.runtime.local import Framed
+from locallearn.runtime.overlap import Flight, Memories, Overlapped
+from locallearn.runtime.parts import settle_all
 from locallearn.runtime.replicated import train_step
-from locallearn.runtime.session import Together
+from locallearn.runtime.segments import Later
+from locallearn.runtime.session import Delays, Together, batch_gradients
 from locallearn.runtime.setup import Setup, Stage
 from locallearn.runtime.wiring import Wiring
 from locallearn.traffic import Channel, Traffic
@@ -111,21 +114,24 @@ class PeersSession(FramedSession):
     def __init__(self, setup: Setup, shard: int, transport: Transport, cuts: Cuts | None = None, asides: int = 0, replica: int = 0):
         super().__init__(setup, [shard], replica)
         self._pool: ThreadPoolExecutor | None = None
+        self._flight: Flight | None = None
         self.rewind(transport, cuts or Cuts(), asides)
 
     def rewind(self, transport: Transport, cuts: Cuts, asides: int = 0) -> None:
         """Ready to be driven from a snapshot, or from the beginning, with all that was compiled; whoever drove it before has ended."""
         if self._pool is not None:
             self._pool.shutdown()
+        self._land()
         microbatches = self.setup.microbatches
         self._pool = ThreadPoolExecutor(microbatches, "microbatch") if microbatches > 1 else None
         self._transport, self._cuts = transport, cuts
         self._reached: Callable[[Position], None] = getattr(transport, "reached", lambda position: None)
         self._state, self.traffic, self.asides, self.step = None, Traffic(), asides, 0
-        self._decisions = 0
+        self._decisions, self.delays = 0, ()
 
     def enter(self, stage: Stage) -> None:
         """Find what may leave early."""
+        self._land()
         super().enter(stage)
         self._sent_ahead: dict[int, Traffic] = {}
         self._early = frozenset(one for one in self.setup.plan_step(stage).early if one[1].src == self.shards[0])
@@ -161,22 +167,29 @@ class PeersSession(FramedSession):
         return self._transport.take(address, name)
 
     def advance(self, start: int, stop: int) -> float | None:
-        """Step by step, with what replicas average."""
-        if self.setup.replicas.count == 1:
-            return super().advance(start, stop)
-        losses = [train_step({self.replica: self}, step)[0] for step in range(start, stop)]
+        """Step by step, with what replicas average, or with the next ones begun."""
+        if self.stage.ahead:
+            losses = self._overlapping(start, stop)
+        elif self.setup.replicas.count > 1:
+            losses = [train_step({self.replica: self}, step)[0] for step in range(start, stop)]
+        else:
+            losses = [self.one(step) for step in range(start, stop)]
         return float(np.mean(np.asarray(losses), dtype=np.float64)) if self._top else None
 
     def begin(self, step: int) -> tuple[Batch, list[Framed], list[Chain], Together]:
-        """What may leave early leaves first, up to the next evaluation or cut; it counts when its step comes."""
+        """What may leave early leaves first."""
         self.step = step
         self._reached(Position(step, self.asides + 1))
+        self._send_early(step)
+        return super().begin(step)
+
+    def _send_early(self, step: int) -> None:
+        """Up to the next evaluation or cut; it counts when its step comes."""
         if self._early:
             goal = self._cuts.claim(step, min(self.setup.evaluation_after(step), step + 1 + self._reach))
             for later in range(max(step, self._left), goal):
                 self._ahead(later)
             self.traffic += self._sent_ahead.pop(step)
-        return super().begin(step)
 
     def together(self, jobs: list[Callable[[], Any]]) -> list[Any]:
         """The microbatches' jobs at the same time, their results in order."""
@@ -190,11 +203,90 @@ class PeersSession(FramedSession):
         stage, batch = self.stage, self.batch(step)
         parts = zip(split_batch(batch, self.setup.microbatches), self.contexts(batch), strict=True)
         for slot, (part, context) in enumerate(parts):
-            framed = stage.wiring, self._ends[slot], self._specs, context, (TRAIN, step, slot), self.replica
+            framed = stage.wiring, self._ends[slot], self._specs, context, (TRAIN, step, self._slot(step, slot)), self.replica
             fabric = Ahead(framed, self._transport, self._early)
             stage.rule.step(Chain(stage.blocks, fabric), Row([ABSENT] * len(stage.blocks)), part)
             self._sent_ahead[step] = self._sent_ahead.get(step, Traffic()) + fabric.traffic
         self._left = step + 1
+
+    def _slot(self, step: int, microbatch: int) -> int:
+        """Frames of steps that are in flight at the same time are apart, as those of microbatches are."""
+        return step % (self.stage.ahead + 1) * self.setup.microbatches + microbatch
+
+    # Steps that overlap.
+
+    def _overlapping(self, start: int, stop: int) -> list[Any]:
+        """The losses; what was begun of later steps goes on."""
+        if self._flight is None:
+            self._flight = Flight(start, self.stage.ahead, self.setup.microbatches, self._fly)
+            sent, early = self.setup.plan_step(self.stage).traffic.messages, Counter(channel for _, channel in self._early)
+            uses = {channel: count // self.setup.microbatches for channel, count in sent.items()}
+            both = {channel: count - early[channel] for channel, count in uses.items()}, uses
+            self._channels = [Memories(ends[self.shards[0]], both, self._flight) for ends in self._ends]
+        losses = []
+        for step in range(start, stop):
+            limit = self._cuts.claim(step, min(self.setup.evaluation_after(step), step + 1 + self.stage.ahead))
+            losses.append(self._flight.result(step, limit))
+        return losses
+
+    def _fly(self, step: int) -> Any:
+        """One step of several in flight; the loss, where the top block is."""
+        assert self._flight is not None
+        flight, stage, (shard,) = self._flight, self.stage, self.shards
+        self._reached(Position(flight.ended, self.asides + 1))
+        self._send_early(step)
+        batch, ends = self.batch(step), [{shard: memories.copy()} for memories in self._channels]
+        fabrics = [self._overlapped(step, k, context, ends[k]) for k, context in enumerate(self.contexts(batch))]
+        chains = [Chain(stage.blocks, fabric) for fabric in fabrics]
+
+        def settled(jobs: list[Callable[[], Any]]) -> list[Any]:
+            each = [lambda own=own, job=job: settle_all(stage.wiring.placement, own, job()) for own, job in zip(ends, jobs, strict=True)]
+            return flight.together(step, each)
+
+        begun = self._begun(step)
+        found = batch_gradients(stage, chains, begun, batch, settled)
+        grads, memory, info = settle_all(stage.wiring.placement, ends[0], found)
+        flight.in_order(step)
+        state = descended(stage.rule, chains[0], self._state, begun, grads, memory, info)
+        self._state, loss = settle_all(stage.wiring.placement, ends[0], (state, info.loss))
+        self.traffic += sum((fabric.traffic for fabric in fabrics), start=Traffic())
+        for own in self._ends:
+            own[shard].settle(())  # what left early
+        self.step, flight.ended = step, step + 1
+        self._reached(Position(flight.ended, self.asides + 1))
+        return loss
+
+    def _begun(self, step: int) -> Row:
+        """The states with the weights that this shard has when it first needs them for a step."""
+        flight, found = self._flight, list[Row]()
+        assert flight is not None
+
+        def states() -> Row:
+            if not found:
+                found.append(self._state)
+                self.delays = _noted(self.delays, step - flight.ended)
+            return found[0]
+
+        return Row(ABSENT if value is ABSENT else Later(lambda i=i: states()[i]) for i, value in enumerate(self._state))
+
+    def _overlapped(self, step: int, k: int, context: Context, ends: dict[int, Endpoint]) -> Overlapped:
+        assert self._flight is not None
+        framed = self.stage.wiring, ends, self._specs, context, (TRAIN, step, self._slot(step, k)), self.replica
+        order = (step, k) if self.setup.microbatches > 1 else self._flight.order(step)
+        return Overlapped(framed, self._transport, self._early, self._channels[k], self._flight, order)
+
+    def _land(self) -> None:
+        """No step is in flight any more."""
+        if self._flight is not None:
+            self._flight.close()
+        self._flight = None
+
+
+def _noted(delays: Delays, age: int) -> Delays:
+    """One shard's count of steps by the age of their weights, with one more."""
+    (own,) = delays or ((),)
+    own += (0,) * (age + 1 - len(own))
+    return ((*own[:age], own[age] + 1, *own[age + 1 :]),)
 
 
 class Worker(threading.Thread):

@@ -41,6 +41,20 @@ class Deferred:
         return repr(_follow(self._call.value, self._path)) if self._call.done else "<not computed yet>"
 
 
+class Later:
+    """A value that is found out when a program first needs it, and is that from then on; attributes of it are later, too."""
+
+    __slots__ = ("_path", "_source")
+
+    def __init__(self, source: Callable[[], Any], path: tuple[str, ...] = ()):
+        self._source, self._path = source, path
+
+    def __getattr__(self, name: str) -> Later:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Later(self._source, (*self._path, name))
+
+
 class Segments:
     """Notes the calls of one shard and runs them in as few programs as the messages allow."""
 
@@ -72,10 +86,9 @@ class Segments:
         slots: dict[int, int] = {}
 
         def wire(arg: Any) -> tuple[int, Any]:
-            if isinstance(arg, Deferred):
-                if not arg._call.done:
-                    return place[arg._call.number], arg._path
-                arg = _value(arg)
+            if isinstance(arg, Deferred) and not arg._call.done:
+                return place[arg._call.number], arg._path
+            arg = _value(arg)
             slot = slots.setdefault(id(arg), len(inputs))
             if slot == len(inputs):
                 inputs.append(arg)
@@ -113,6 +126,8 @@ def _program(plan: tuple[Any, ...]) -> Callable[[list[Any]], list[Any]]:
 
 
 def _value(value: Any) -> Any:
+    if isinstance(value, Later):
+        return _follow(value._source(), value._path)
     return _follow(value._call.value, value._path) if isinstance(value, Deferred) else value
 
 

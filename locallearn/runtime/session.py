@@ -18,12 +18,16 @@ from locallearn.rule import WHOLE_BATCH, Batch, Info, descended, mean, split_bat
 from locallearn.runtime.setup import Setup, Stage
 from locallearn.traffic import Traffic
 
+Delays = tuple[tuple[int, ...], ...]
+"""By shard: how many of its steps so far began with weights that were 0, 1, 2 and so on updates old."""
+
 
 class Session(abc.ABC):
     """A run in progress. Sessions are abstract or final.
 
     traffic: what was sent so far. compile_seconds: time spent on compiling before the first step of each stage. whole: whether it holds
-    all shards. asides: choreographies beside training so far, where these are numbered.
+    all shards. asides: choreographies beside training so far, where these are numbered. delays: of the shards that are here, where steps
+    overlap as they come.
     """
 
     setup: Setup
@@ -32,6 +36,7 @@ class Session(abc.ABC):
     compile_seconds: float = 0.0
     whole: bool = True
     asides: int = 0
+    delays: Delays = ()
 
     @abc.abstractmethod
     def enter(self, stage: Stage) -> None:

@@ -35,7 +35,8 @@ CONTROL = {"decision": Message("control", "broadcast", "after each evaluation: g
 class Stage:
     """One phase of a run: steps [start, stop) by one rule, in which some of the blocks learn.
 
-    average: the codec of what replicas average.
+    average: the codec of what replicas average. ahead: how many further steps a shard begins while it waits for what comes down, where
+    shards are apart (`overlap`); in one process the run's clock says what comes of that.
     """
 
     rule: Rule
@@ -44,6 +45,7 @@ class Stage:
     start: int
     stop: int
     average: Codec = field(default_factory=exact)
+    ahead: int = 0
 
     @cached_property
     def evaluating(self) -> tuple[Block, ...]:

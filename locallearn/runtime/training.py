@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from locallearn.runtime.cuts import Cuts
-from locallearn.runtime.session import Session
+from locallearn.runtime.session import Delays, Session
 from locallearn.runtime.setup import Stage
 from locallearn.traffic import Traffic
 
@@ -63,7 +63,7 @@ class Snapshot(NamedTuple):
     """Everything that a run needs to go on from `step`, by shard.
 
     losses: sum over the steps since the last evaluation, and how many. asides: of a shard's own part, how many evaluations' batches and
-    decisions came before it, in messages' numbers.
+    decisions came before it, in messages' numbers. delays: the session's.
     """
 
     step: int
@@ -72,10 +72,14 @@ class Snapshot(NamedTuple):
     shards: list[list[np.ndarray]]
     losses: tuple[float, int] = (0.0, 0)
     asides: int = 0
+    delays: Delays = ()
 
 
 class Finished(NamedTuple):
-    """The run is over. reason: `steps` (all of them), `accuracy`, `bytes` or `diverged`; `stopped` where the top block is elsewhere."""
+    """The run is over. reason: `steps` (all of them), `accuracy`, `bytes` or `diverged`; `stopped` where the top block is elsewhere.
+
+    delays: the session's.
+    """
 
     step: int
     reason: str
@@ -83,6 +87,7 @@ class Finished(NamedTuple):
     test_accuracy_lossless: float | None
     shards: list[list[np.ndarray]]
     traffic: Traffic
+    delays: Delays = ()
 
 
 class RolledBack(NamedTuple):
@@ -152,7 +157,8 @@ class _Course:
             self.session.enter(stage)
             if resume:
                 self.session.restore(resume.shards)
-                self.seconds, self.session.traffic, self.losses, resume = resume.seconds, resume.traffic, resume.losses, None
+                self.session.traffic, self.session.delays = resume.traffic, resume.delays
+                self.seconds, self.losses, resume = resume.seconds, resume.losses, None
             yield Compiled(step, self.session.compile_seconds)
             while step < stage.stop and self.reason == "steps":
                 step = yield from self._interval(stage, step)
@@ -228,12 +234,13 @@ class _Course:
 
     def _snapshot(self, step: int) -> Snapshot:
         self.kept = time.perf_counter()
-        return Snapshot(step, self.seconds, self.session.traffic, self.session.snapshot(), self.losses, self.session.asides)
+        session = self.session
+        return Snapshot(step, self.seconds, session.traffic, session.snapshot(), self.losses, session.asides, session.delays)
 
     def _finish(self, step: int) -> Finished:
         self.session.conclude()
         test, lossless = self._accuracies(self.setup.split.test)
-        return Finished(step, self.reason, test, lossless, self.session.snapshot(), self.session.traffic)
+        return Finished(step, self.reason, test, lossless, self.session.snapshot(), self.session.traffic, self.session.delays)
 
 
 def _share(count: int | None, part: Any) -> float | None:

@@ -1,5 +1,7 @@
 """Steps that overlap on a clock: against closed forms, and where nothing overlaps, against the clocks of synchronous steps."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -8,7 +10,8 @@ from locallearn.config.run import resolve
 from locallearn.errors import ConfigError, LocallearnError
 from locallearn.experiment.how import How
 from locallearn.experiment.predict import course_of, predict
-from locallearn.experiment.prepare import network, prepare
+from locallearn.experiment.prepare import Making, network, prepare
+from locallearn.experiment.result import load
 from locallearn.experiment.run import execute
 from locallearn.network.clock import _replayed
 from locallearn.network.graph import Event, step_graph
@@ -152,11 +155,32 @@ def test_what_cannot_overlap_is_refused_at_its_line():
         resolve(config(schedule={"network": "1mbit"}))
 
 
-def test_actors_keep_no_virtual_time():
-    with pytest.raises(ConfigError, match="under a virtual clock, in one process"):
-        execute(resolve(config()), How(on="ray"))
+def test_actors_keep_no_virtual_time_and_one_process_needs_some():
+    real = resolve(config(schedule={"staleness": 2}))
+    with pytest.raises(ConfigError, match=r"schedule\.network: is missing: in one process a virtual clock says"):
+        execute(real, How(on="eager"))
+    for settings in (real, resolve(config())):
+        setup = prepare(settings, apart=True)
+        assert [stage.ahead for stage in setup.stages] == [2]
+        assert setup.simulated_seconds(10) is None
+        assert Making.of(settings, setup).overlaps
+    assert [stage.ahead for stage in prepare(resolve(config("mono_forward")), apart=True).stages] == [0], "a pipeline as it is"
+    prompt = prepare(resolve(config(staleness=0)), apart=True)
+    assert prompt.stages[0].ahead == 0
+    assert prompt.simulated_seconds(10) > 0, "actors that wait for each other keep its time"
+
+
+def test_a_result_says_how_old_the_weights_were(runs):
+    assert runs[0].delays == []
+    (bottom, *_, top) = runs[3].delays
+    assert [sum(own) for own in runs[3].delays] == [20] * 4
+    assert len(bottom) == 4
+    assert top == [20], "the top one never waits"
+    assert load(runs[3].directory).delays == runs[3].delays
 
 
 def test_show_tells_simulated_seconds(runs, capsys):
     assert code_of(["show", str(runs[3].directory)]) == 0
-    assert "simulated" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "simulated" in shown
+    assert re.search(r"age of a step's weights, in updates, by shard: mean \(most\)  \d\.\d\d \(3\), .*, 0\.00 \(0\)\n", shown)

@@ -20,6 +20,7 @@ class Script:
     compile_seconds = 0.0
     whole = False
     asides = 0
+    delays = ()
 
     def __init__(self, setup, loss=lambda step: 1.0, right=lambda step: 0, told=None):
         self.setup, self.loss, self.right, self.told = setup, loss, right, told

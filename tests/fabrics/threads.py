@@ -23,24 +23,33 @@ class Threads:
             PeersSession(setup, k % shards, link, cuts, replica=k // shards)
             for k, (link, cuts) in enumerate(zip(self.links, self.cuts, strict=True))
         ]
-        self.events = [[] for _ in self.links]
+        self.errors, self.events = [], [[] for _ in self.links]
         self.threads = [threading.Thread(target=self._train, args=(k, resume), daemon=True) for k in range(self.count)]
         for thread in self.threads:
             thread.start()
 
     def _train(self, machine, resume):
-        for event in train(self.sessions[machine], own_part(resume, machine), self._keep_seconds, cuts=self.cuts[machine]):
-            self.events[machine].append(event)
+        try:
+            for event in train(self.sessions[machine], own_part(resume, machine), self._keep_seconds, cuts=self.cuts[machine]):
+                self.events[machine].append(event)
+        except Exception as error:  # raised by `join`
+            self.errors.append(error)
+            self._close()
 
     def announce(self, step):
         return [cuts.announce(step) for cuts in self.cuts]
 
     def join(self):
         for thread in self.threads:
-            thread.join(60)
+            thread.join(120)
+        self._close()
+        if self.errors:
+            raise self.errors[0]
+        return merge([events[-1] for events in self.events], self.top)
+
+    def _close(self):
         for one in self.links:
             one.close()
-        return merge([events[-1] for events in self.events], self.top)
 
     @property
     def kept(self):
