@@ -41,7 +41,8 @@ from tests.fabrics.striking import FAST, SLOW_LINE, Case, Running, Strike, confi
 KINDS = ("actor", "worker", "node", "driver", "machine")
 MOMENTS = ("start", "compilation", "training", "snapshot", "writing", "evaluation")
 COMMANDS = 8
-LEAVE_SECONDS = 15.0
+LEAVE_SECONDS = 60.0
+"""Ray may take its time to notice that a driver is gone."""
 
 
 def alike(one: Result, other: Result) -> bool:
