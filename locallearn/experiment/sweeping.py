@@ -116,8 +116,11 @@ class Course:
 
     def on_ray(self, runs: Iterable[Run]) -> AbstractContextManager[None]:
         """One Ray for all these runs, for as long as the block lasts, if some of them need one."""
-        left = [run for run in runs if self.how.elsewhere and Store(self.directory(run)).state != FINISHED]
+        left = self._left(runs) if self.how.elsewhere else []
         return on_ray(self.how.address, map(self._wanted, left), self.jobs or 1) if left else contextlib.nullcontext()
+
+    def _left(self, runs: Iterable[Run]) -> list[Run]:
+        return [run for run in runs if Store(self.directory(run)).state != FINISHED]
 
     def _wanted(self, run: Run) -> Wanted:
         key = run.config.structure()
@@ -128,7 +131,9 @@ class Course:
     def _turns(self, runs: Sequence[tuple[int, Run]]) -> Iterator[Begun | Outcome]:
         if self.jobs == 1 or (self.jobs is None and self.how.address is None):
             return self._in_turn(runs)
-        return self._abreast(runs) if self.how.elsewhere else self._side_by_side(runs)
+        if not self.how.elsewhere:
+            return self._side_by_side(runs)
+        return self._abreast(runs) if self._left(run for _, run in runs) else self._in_turn(runs)
 
     def _in_turn(self, runs: Sequence[tuple[int, Run]]) -> Iterator[Begun | Outcome]:
         how = replace(self.how, load=cached_loader(), retry=self.retry_failed)

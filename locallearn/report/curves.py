@@ -56,10 +56,12 @@ def _panel(axes: Any, material: Material, found: Lines, against: str, target: fl
         color = material.colors[group.rule]
         xy = _xy(points, against)
         look: dict[str, Any] = {"linestyle": DASHED} if material.baseline(group.rule) else {}
+        look["drawstyle"] = "steps-post" if against == "seconds" else "default"  # the best so far stays until there is a better one
         axes.plot(*zip(*(xy or [(1, 0)]), strict=True), color=color, linewidth=1.6, zorder=3, **look)
         band = [(getattr(p, against), p.lowest, p.highest) for p in points if p.value.n > 1 and getattr(p, against) > 0]
         if band:
-            axes.fill_between(*zip(*band, strict=True), color=color, alpha=0.13, linewidth=0, zorder=2)
+            step = "post" if against == "seconds" else None
+            axes.fill_between(*zip(*band, strict=True), step=step, color=color, alpha=0.13, linewidth=0, zorder=2)
     means = [p.value.mean for _, points in found for p in points]
     height = max(max(means) - min(means), 0.02)
     axes.set_ylim(min(means) - 0.08 * height, max(means) + 0.12 * height)

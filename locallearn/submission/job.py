@@ -90,9 +90,12 @@ def job_of(
     words = ["python", "-m", "locallearn", command, file, "--on", how["on"], "--runs", runs]
     for option, values in (("--set", sets), ("--only", only)):
         words += [word for value in values for word in (option, value)]
-    if how["on"] != "ray":
-        words += ["--address", "auto"]  # as tasks on the nodes that there are; without it all would compute where the job's driver is
-    else:
+    if how["on"] != "ray" or command == "sweep":
+        words += [
+            "--address",
+            "auto",
+        ]  # on all nodes, as many runs at a time as fit; without it one by one, or where the driver is
+    if how["on"] == "ray":
         words += ["--transport", how["transport"]] if how["transport"] != "socket" else []
         words += ["--network", how["network"]] if how["network"] else []
     return Job(address, working_dir, f"{slug(path.stem)}-{digest[:DIGITS]}", (*words, *options), runs, results)

@@ -38,7 +38,9 @@ def test_two_thousand_runs_take_less_than_twenty_seconds(tmp_path):
     rows = rows_below(tmp_path / "many")
     write_report(rows, tmp_path / "many", tmp_path / "out")
     assert len(rows) == 20_000
-    assert time.process_time() - begin < 20
+    took = time.process_time() - begin
+    print(f"{took:.1f} s of processor time")
+    assert took < 20
     assert ">2000<" in (tmp_path / "out" / "report.html").read_text()
 
 
