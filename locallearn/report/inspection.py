@@ -156,7 +156,7 @@ def show_text(directory: Path, form: str = "table") -> str:
 def _ages(delays: Sequence[Sequence[int]]) -> str:
     """How old the weights were that each shard's steps began with."""
     ages = [f"{sum(k * count for k, count in enumerate(own)) / sum(own):.2f} ({len(own) - 1})" for own in delays if sum(own)]
-    return f"\nage of a step's weights, in updates, by shard: mean (most)  {', '.join(ages)}" if ages else ""
+    return f"\nage of weights by shard, in updates: mean (most)  {', '.join(ages)}" if ages else ""
 
 
 def _origin(meta: Mapping[str, Any]) -> str:

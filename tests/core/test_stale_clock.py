@@ -183,4 +183,4 @@ def test_show_tells_simulated_seconds(runs, capsys):
     assert code_of(["show", str(runs[3].directory)]) == 0
     shown = capsys.readouterr().out
     assert "simulated" in shown
-    assert re.search(r"age of a step's weights, in updates, by shard: mean \(most\)  \d\.\d\d \(3\), .*, 0\.00 \(0\)\n", shown)
+    assert re.search(r"age of weights by shard, in updates: mean \(most\)  \d\.\d\d \(3\), .*, 0\.00 \(0\)\n", shown)
