@@ -79,7 +79,7 @@ class _Errand:
                         kept, failures = event, 0
                     elif isinstance(event, Progress) and event.step > reached[0]:
                         reached = event.step, time.monotonic()
-                    if lost and isinstance(event, Progress) and event.step >= lost[0]:
+                    if lost and isinstance(event, Progress) and event.loss is not None and event.step >= lost[0]:  # after a step, that is
                         yield Recovered(event.step, time.monotonic() - lost[1])
                         lost = None
                     yield event
