@@ -8,6 +8,9 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1")
 
+# A busy machine starts a node of Ray slowly.
+os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
+
 import ipaddress
 import socket
 from dataclasses import replace
