@@ -10,6 +10,7 @@ import pytest
 
 from locallearn.chain import Row
 from locallearn.rule import split_batch
+from locallearn.rules._settling import onehot, phase
 from locallearn.rules.equilibrium_propagation import EquilibriumPropagation
 from locallearn.traffic import Channel
 
@@ -114,6 +115,33 @@ def test_the_error_to_the_implicit_gradient_is_of_second_order_in_beta_and_with_
     for nudge in ("positive", "negative"):
         assert errors[nudge][0] / errors[nudge][1] == pytest.approx(4, rel=0.2)
         assert errors[nudge][1] > 10 * errors["centred"][1]
+
+
+def test_what_the_nudge_adds_in_each_round_is_the_gradient_through_time_of_one_round(small):
+    """Ernoult et al. (2019), https://arxiv.org/abs/1905.13633, for rounds from the bottom up: news comes down one block in a round, and a
+    gradient through time crosses all of them in one; so block l of L is looked at L - l rounds later."""
+    net, beta, depth = gentle(small(EquilibriumPropagation(free=200))), 1e-4, 4
+    params, rest = [state.params for state in net.state], net.rule.rest(net.chain, net.state, net.batch.x)
+    target, times = net.chain.at_top(onehot, net.batch.y, rest.s), 4
+
+    def states(rounds, nudge):
+        return list(phase(net.chain, net.state, rest, rounds, nudge, target).s) if rounds else list(rest.s)
+
+    moved = [[(a - b) / (2 * beta) for a, b in zip(states(r, beta), states(r, -beta), strict=True)] for r in range(times + depth)]
+    added = [[a - b for a, b in zip(later, now, strict=True)] for now, later in itertools.pairwise(moved)]
+
+    def cost(copies):
+        s = list(rest.s)
+        for own in copies:
+            s = settle(own, net.batch.x, s, 1, 0.0, target, jnp.tanh)
+        return 0.5 * jnp.sum((s[-1] - target) ** 2)
+
+    through_time = jax.grad(cost)([params] * times)
+    for back in range(times):
+        news = [added[depth - 1 - block + back][block] for block in range(depth)]
+        _, contrast = jax.jvp(lambda s: jax.grad(phi)(params, net.batch.x, s), (list(rest.s),), (news,))
+        for own, wanted in zip(contrast, through_time[times - 1 - back], strict=True):
+            assert distance(jax.tree.map(jnp.negative, own), wanted) < 1e-6
 
 
 def test_the_diagnosis_tells_the_energy_that_settling_lowers_and_what_still_moves(small):
