@@ -78,7 +78,7 @@ class Block:
 
     @cached_property
     def _abstract(self) -> tuple[Any, Any]:
-        module = self._shapes
+        module = nnx.merge(*nnx.split(self._shapes))  # one of this trace's own, to be changed
         if not (self.training and self.learns):
             module.eval()
         graph, params = nnx.split(module)

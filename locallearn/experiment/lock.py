@@ -32,13 +32,14 @@ class Lock:
 
     def __enter__(self) -> Self:
         with _guarded(self.directory):
+            found = self._text()  # before it is known whether its holder lives: what comes later is another's
             holder = holder_of(self.directory)
             if holder is not None:
                 where = f"process {holder['pid']} on {holder['host']}"
                 raise Held(f"{self.directory}: {where} is running it; wait for it or stop it first")
-            mine = {"host": socket.gethostname(), "pid": os.getpid(), "begun": _begun(os.getpid())}
+            mine = {"host": socket.gethostname(), "pid": os.getpid(), "begun": _begun(os.getpid()), "turn": os.urandom(8).hex()}
             self._mine = json.dumps(mine)
-            self._take()
+            self._take(found)
         self._beat = threading.Thread(target=self._beats, daemon=True)
         self._beat.start()
         return self
@@ -50,26 +51,34 @@ class Lock:
             if self._is_mine():
                 self.path.unlink(missing_ok=True)
 
-    def _take(self) -> None:
+    def _take(self, dead: str | None) -> None:
         """Where several hosts look at once whoever links first has it. Held for the others."""
-        beside, aside = (self.path.with_name(f".lock.{word}.{socket.gethostname()}.{os.getpid()}") for word in ("new", "old"))
+        beside = self.path.with_name(f".lock.new.{socket.gethostname()}.{os.getpid()}")
         taken = Held(f"{self.directory}: another process has just begun to run it")
-        dead = self._text()
         write_whole(beside, lambda file: file.write(self._mine.encode()), lasting=False)  # no holder outlives its machine
         try:
             if dead is not None:
-                os.rename(self.path, aside)
-                if aside.read_text() != dead:  # somebody else has replaced it in the meantime, and lives
-                    os.link(aside, self.path)
-                    raise taken
+                self._remove(beside, dead)
             os.link(beside, self.path)
-        except (FileExistsError, FileNotFoundError):
+        except FileExistsError:
             raise taken from None
         except OSError:  # no links on this file system
             os.replace(beside, self.path)
         finally:
             beside.unlink(missing_ok=True)
-            aside.unlink(missing_ok=True)
+
+    def _remove(self, beside: Path, dead: str) -> None:
+        """The lock of a holder that is gone, by one host at a time: none may take a living one's, which was linked meanwhile."""
+        removing = self.path.with_name(".lock.old")
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - removing.stat().st_mtime > SILENT_SECONDS:
+                removing.unlink()  # of a host that was cut off just here
+        os.link(beside, removing)
+        try:
+            if self._text() == dead:  # none but this host removes it now
+                self.path.unlink(missing_ok=True)
+        finally:
+            removing.unlink(missing_ok=True)
 
     def _text(self) -> str | None:
         """What the file holds; None if there is none."""

@@ -104,10 +104,10 @@ class Flight:
         while self._next < limit:
             self._flying[self._next] = self._steps.submit(self._fly, self._next)
             self._next += 1
-        while not self._flying[step].done():
-            done, _ = wait([future for future in self._flying.values() if not future.done()], return_when=FIRST_COMPLETED)
-            if any(future.exception() for future in done) and self.turns.error:
-                raise self.turns.error  # a later one that fails ends this one, too
+        while not self._flying[step].done() and not self.turns.error:
+            wait([future for future in self._flying.values() if not future.done()], return_when=FIRST_COMPLETED)
+        if self.turns.error:
+            raise self.turns.error  # also of a later one, which ends this one, too
         return self._flying.pop(step).result()
 
     def order(self, step: int) -> Order:
