@@ -14,10 +14,8 @@ from locallearn.report.material import Material
 from locallearn.report.networktimes import races
 from locallearn.report.table import Row
 
-FRONTIER, BY_EXAMPLES, BY_BYTES, BY_SECONDS, TRAFFIC, DEPTH = (
-    *("frontier", "curves-examples", "curves-bytes", "curves-seconds"),
-    *("traffic", "depth"),
-)
+FRONTIER, TRAFFIC, DEPTH = "frontier", "traffic", "depth"
+BY_EXAMPLES, BY_BYTES, BY_SECONDS = "curves-examples", "curves-bytes", "curves-seconds"
 
 
 class Drawings:
