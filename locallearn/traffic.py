@@ -63,6 +63,11 @@ class Traffic:
         self.payload[channel] += payload
         self.messages[channel] += messages
 
+    @classmethod
+    def of(cls, channel: Channel, payload: int) -> Traffic:
+        """One message."""
+        return cls(Counter({channel: payload}), Counter({channel: 1}))
+
     def __add__(self, other: Traffic) -> Traffic:
         return Traffic(self.payload + other.payload, self.messages + other.messages, self.level)
 

@@ -150,7 +150,7 @@ class FramedSession(Session):
         if self.replica + 1 < self.setup.replicas.count:
             channel = self.stage.decision(self.replica)
             data = frame(self._decided(channel), (np.array([choice], np.uint8),))
-            self.traffic.count(channel, len(data) - HEADER_BYTES)
+            self.traffic += Traffic.of(channel, len(data) - HEADER_BYTES)
             self.post(self._decided(channel), data)
         return choice
 

@@ -93,7 +93,7 @@ class FramedRing(Ring):
     def _send(self, member: FramedSession, replica: int, i: int, packet: Any, hop: int) -> None:
         address = self._address(i, replica, hop)
         data = frame(address, packet, self.deal.codec.wire)
-        member.traffic.count(self.channel(i, replica), len(data) - HEADER_BYTES)
+        member.traffic += Traffic.of(self.channel(i, replica), len(data) - HEADER_BYTES)
         member.post(address, data)
 
     def _receive(self, member: FramedSession, replica: int, i: int, hop: int) -> tuple[np.ndarray, ...]:

@@ -25,9 +25,9 @@ Delays = tuple[tuple[int, ...], ...]
 class Session(abc.ABC):
     """A run in progress. Sessions are abstract or final.
 
-    traffic: what was sent so far. compile_seconds: time spent on compiling before the first step of each stage. whole: whether it holds
-    all shards. asides: choreographies beside training so far, where these are numbered. delays: of the shards that are here, where steps
-    overlap as they come.
+    traffic: what was sent so far; replaced when more is, never changed, for events hold it. compile_seconds: time spent on compiling
+    before the first step of each stage. whole: whether it holds all shards. asides: choreographies beside training so far, where these are
+    numbered. delays: of the shards that are here, where steps overlap as they come.
     """
 
     setup: Setup

@@ -4,6 +4,7 @@ import pytest
 
 from locallearn.codec import build
 from locallearn.replicas import Outer, Replicas
+from locallearn.runtime.hearing import merge
 from locallearn.runtime.replicated import EagerReplicas
 from locallearn.runtime.training import Evaluated, Finished, train
 from tests.fabrics.threads import Threads
@@ -36,6 +37,8 @@ def test_they_are_those_of_one_process(make_setup, case):
     setup = make_setup(rule, shards=shards, batch=4, steps=12, every=6, **options)
     ours, apart = list(train(EagerReplicas(setup))), Threads(setup)
     assert_equal(apart.join(), ours[-1])
+    each = zip(*([e for e in events if isinstance(e, Evaluated)] for events in apart.events), strict=True)
+    assert [merge(list(parts), apart.top).traffic for parts in each] == [e.traffic for e in ours if isinstance(e, Evaluated)]
     for replica in range(setup.replicas.count):
         found = [[e.accuracy for e in events if isinstance(e, Evaluated)] for events in apart.events[replica * shards :][:shards]]
         assert found[-1] == ([e.accuracy for e in ours if isinstance(e, Evaluated)] if replica == 0 else [None, None])
