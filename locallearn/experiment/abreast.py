@@ -40,7 +40,7 @@ def wanted(config: Config, on: str) -> Wanted:
 @contextlib.contextmanager
 def on_ray(address: str | None, runs: Iterable[Wanted], jobs: int) -> Iterator[None]:
     """One Ray for all runs; where it is a private one, with enough for the largest of them, so many times."""
-    from locallearn.runtime.cluster import joined
+    from locallearn.runtime.joining import joined
 
     needed: Counter[str] = Counter()
     for run in set(map(_total, runs)):

@@ -1,29 +1,27 @@
-"""Runs on Ray: join or start it, and hire, connect and replace the actors, one for each shard of each replica. No activation passes through
-here. Actors go by the number of their machine (`frame.machine`)."""
+"""Runs on Ray: hire, connect and replace the actors, one for each shard of each replica. No activation passes through here. Actors go by
+the number of their machine (`frame.machine`)."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import functools
-import logging
 import math
 import os
 import re
 import secrets
-import socket
 import uuid
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import ray
 from ray import exceptions
 
 from locallearn.data import files
-from locallearn.errors import NoRay, ShardLost
+from locallearn.errors import ShardLost
 from locallearn.networks import Network
 from locallearn.runtime.actors import ShardActor
+from locallearn.runtime.joining import joined
 from locallearn.runtime.placement import PLAIN, Cluster, Place, Seat, Unplaced, nodes, roomier, shares, unplaced
 from locallearn.runtime.setup import Setup
 from locallearn.runtime.supervisor import Supervisor
@@ -38,9 +36,6 @@ ANSWER_SECONDS = 20.0
 """Who does not answer so long after a shard was lost counts as lost with it."""
 PRIVATE_SECONDS = 5.0
 """To find places on a Ray of our own: no node will join it later."""
-
-_ENVIRONMENT = {"RAY_worker_niceness": "0", "RAY_max_direct_call_object_size": "8000000", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-"""Workers at normal priority; frames up to 8 MB travel inside the call; accelerators stay visible to actors that reserve none."""
 
 
 def train_on_ray(
@@ -81,68 +76,6 @@ def _size(make_setup: Any) -> tuple[int, int]:
         return make_setup.shards, make_setup.replicas
     setup = make_setup()
     return setup.stages[0].wiring.shards, setup.replicas.count
-
-
-_private = False
-"""Whether the Ray that this process has joined is its own."""
-
-
-@contextlib.contextmanager
-def joined(address: str | None, needed: Mapping[str, float]) -> Iterator[bool]:
-    """Join or start Ray for as long as the block lasts; within such a block it is the same Ray. Gives whether it is private.
-
-    address: of a running Ray; without it RAY_ADDRESS, and without that a private Ray on this machine. needed: what that one must have.
-    """
-    global _private
-    began = _connect(address, needed)
-    _private = began or _private
-    try:
-        yield _private
-    finally:
-        if began:
-            _private = False
-            with _no_fork_warning():
-                ray.shutdown()
-
-
-def _connect(address: str | None, needed: Mapping[str, float]) -> bool:
-    """Join or start Ray, if that has not been done; whether one was started."""
-    if ray.is_initialized():
-        return False
-    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    address = address or os.environ.get("RAY_ADDRESS")
-    if address:
-        try:
-            _knock(address)
-            ray.init(address=address, **quiet)
-        except Exception as error:
-            raise NoRay(f"no Ray answers at `{address}`: {str(error).strip().splitlines()[0]}") from error
-        return False
-    for key, value in _ENVIRONMENT.items():
-        os.environ.setdefault(key, value)
-    with _no_fork_warning():
-        cpus = max(math.ceil(needed.get("CPU", 0)), os.cpu_count() or 1)
-        own = {name: amount for name, amount in needed.items() if name not in ("CPU", "GPU")}
-        try:
-            ray.init(address="local", include_dashboard=False, num_cpus=cpus, resources=own, **quiet)
-        except Exception as error:
-            raise NoRay(f"Ray did not start on this machine, which may be too busy: {str(error).strip().splitlines()[0]}") from error
-    return True
-
-
-def _knock(address: str) -> None:
-    """Raise OSError at once where nobody listens; Ray itself would try for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=10).close()
-
-
-@contextlib.contextmanager
-def _no_fork_warning() -> Iterator[None]:
-    """JAX warns of any fork, with reason; Ray's are followed by an exec at once, which is safe."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
-        yield
 
 
 class Crew:

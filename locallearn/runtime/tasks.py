@@ -50,7 +50,7 @@ def train_as_task(
     A task whose process or node is lost begins again, from the last snapshot. Raises ShardLost where that does not help, Unplaced where
     no node has room, and what the training itself raised.
     """
-    from locallearn.runtime.cluster import joined
+    from locallearn.runtime.joining import joined
 
     with joined(address, {}):
         yield from _Errand(make_session, keep_seconds, name, cluster).events(resume)
