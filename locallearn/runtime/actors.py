@@ -18,7 +18,7 @@ LEAVE_SECONDS = 30.0
 
 
 class Status(NamedTuple):
-    """What an actor says when asked. machine: its number, as others are in what follows. events: those since it was last asked.
+    """What an actor says when asked. machine: its number, as others are in what follows. events: those since it was last asked for them.
 
     waiting: (step, message, machine) that it waits for. waited: seconds for which it waited for each machine so far, those of microbatches
     that wait at the same time together. beats: bytes of heartbeats. failure: what ended the training, in a line and in full. fault: whether
@@ -149,14 +149,14 @@ class ShardActor:
 
             self._transport.forget(Position(step, asides + 1))
 
-    def status(self) -> Status:
-        """How it goes."""
+    def status(self, life: int | None = None) -> Status:
+        """How it goes. life: whose events are wanted, which are told once: only who waits for the answer however long may ask for them."""
         import resource
 
         from locallearn.runtime.frame import FrameError
         from locallearn.runtime.links import LinkLost
 
-        events = [self._events.popleft() for _ in range(len(self._events))]
+        events = [self._events.popleft() for _ in range(len(self._events))] if life == self._life else []
         error = (self._worker.error if self._worker else None) or (self._transport.fatal if self._transport else None)
         failure = None if error is None else (_one_line(error), "".join(traceback.format_exception(error)))
         waits = [wait for wait in list(self._transport.waiting.values()) if wait is not None] if self._transport else []
@@ -190,7 +190,9 @@ class ShardActor:
         events, session, asides = self._events, self._session, resume.asides if resume else 0
         if session is None:
             setup = _made(make_setup, self._shard)
-            session = self._session = PeersSession(setup, self._shard, transport, cuts, asides, self._replica or 0)
+            session = PeersSession(setup, self._shard, transport, cuts, asides, self._replica or 0)
+            if cuts is self._cuts:  # else it was given up meanwhile, and left behind: another one trains here
+                self._session = session
         else:
             session.rewind(transport, cuts, asides)
         try:

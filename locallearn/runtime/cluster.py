@@ -61,7 +61,7 @@ def train_on_ray(
     """
     shards, replicas = _size(make_setup)
     with Crew(shards, replicas, address=address, transport=transport, name=name, cluster=cluster) as crew:
-        make_setup = lent(make_setup, data) if data is not None and crew.scattered else make_setup
+        make_setup = make_setup if data is None or crew.private else lent(make_setup, data)
         yield from crew.train(make_setup, resume, keep_seconds, network)
 
 
@@ -142,9 +142,9 @@ class Crew:
         return Supervisor(self, make_setup, resume, keep_seconds, network, alone).events()
 
     @property
-    def scattered(self) -> bool:
-        """Whether any actor is on another node than this process."""
-        return any(seat.machine != ray.get_runtime_context().get_node_id() for seat in self._seats.values())
+    def private(self) -> bool:
+        """Whether the Ray is this process's own: no actor will ever be on another node than it."""
+        return self._private
 
     def next_number(self) -> int:
         """For a run, or for a life of one: none comes twice."""

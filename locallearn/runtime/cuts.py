@@ -56,6 +56,10 @@ class Cutter:
         self._pending = first + self._margin + math.ceil(self._rate)
         return self._pending
 
+    def unheard(self) -> None:
+        """A shard was restarted, and knows of no cut: what is pending will not become whole, which is no reason to look further ahead."""
+        self._pending = 0
+
     def whole(self, step: int, now: float) -> None:
         """Every shard's part of a snapshot has come."""
         self._kept = now

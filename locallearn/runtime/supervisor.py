@@ -127,7 +127,7 @@ class Supervisor:
     def _watch(self, life: int) -> Iterator[Event]:
         """Everything the shards report together, until all have finished."""
         actors = self._crew.actors
-        asked: dict[Any, int] = {actor.status.remote(): k for k, actor in enumerate(actors)}
+        asked: dict[Any, int] = {actor.status.remote(life): k for k, actor in enumerate(actors)}
         while asked:
             ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=POLL_SECONDS)
             for reference in ready:
@@ -150,7 +150,7 @@ class Supervisor:
                 yield moved
                 asked = {reference: k for reference, k in asked.items() if k != moved.shard}
             time.sleep(POLL_SECONDS if ready else 0)
-            asked.update({actors[k].status.remote(): k for k in range(len(actors)) if k not in asked.values()})
+            asked.update({actors[k].status.remote(life): k for k in range(len(actors)) if k not in asked.values()})
 
     def _heard(self, shard: int, reference: Any) -> Iterator[Event]:
         """What one shard reports. _Gone where it, or one that it is linked with, does not answer."""
@@ -212,6 +212,7 @@ class Supervisor:
         self._lost = self._lost or self._progress
         heard = self._hearing.shards[shard]
         heard.restarted()
+        self._cutter.unheard()
         try:
             self._crew.restart(shard, life, self._work, self._setup, heard.part, self._keep_seconds, self._network)
         except LocallearnError as error:
@@ -261,7 +262,7 @@ class Supervisor:
         time.sleep(POLL_SECONDS)
         for k, actor in enumerate(self._crew.actors):
             with contextlib.suppress(Exception):
-                self._last[k] = self._asked_aside(ray.get(actor.status.remote(), timeout=1.0)) if k != shard else self._last[k]
+                self._last[k] = ray.get(actor.status.remote(), timeout=1.0) if k != shard else self._last[k]
         known = [status for status in self._last if status is not None]
         waits = [(s.machine, *s.waiting) for s in known if s.waiting]
         on_it = [w for w in waits if w[3] == shard] or waits
@@ -270,10 +271,3 @@ class Supervisor:
         waited = "; ".join(f"{name(k)} was waiting for `{message}` of step {at} from {name(src)}" for k, at, message, src in on_it)
         reason = str(gone).strip().splitlines()[0] if str(gone).strip() else "no answer"
         return ShardLost(f"{name(shard)} died at step {step}" + (f" ({waited})" if waited else "") + f": {reason[:200]}")
-
-    def _asked_aside(self, status: Any) -> Any:
-        """A status is told once: what it reports is not to be lost."""
-        for event in status.events:
-            if not isinstance(event, Progress):
-                self._hearing.hear(status.machine, event)
-        return status

@@ -120,7 +120,7 @@ def test_a_run_outlives_a_node_on_those_that_are_left(machines, nodes, making, u
     """Whose data comes from the driver, for no node has any."""
     added = nodes(3, cpus=2)
     with Crew(3, address=machines.address) as crew:
-        assert crew.scattered
+        assert not crew.private
         assert set(seats_of(crew)) == {node.node_id for node in added}
         lost = next(node for node in added if node.node_id == seats_of(crew)[1])
         events = struck(crew.train(making, keep_seconds=0.5), 30, lambda: machines.remove_node(lost, allow_graceful=False))

@@ -40,6 +40,15 @@ def test_the_next_cut_is_ahead_of_every_shard_and_further_when_one_was_missed():
     assert cutter.due([1001, 1001], now=126.0) is not None
 
 
+def test_a_cut_that_a_restarted_shard_never_heard_of_is_no_reason_to_look_further_ahead():
+    cutter, ahead = Cutter(5.0, now=0.0), []
+    for k in range(20):  # a loss a minute, each between an announcement and its snapshot
+        at = cutter.due([1000, 1000], now=5.0 + k)
+        ahead.append(at - 1000)
+        cutter.unheard()
+    assert set(ahead[1:]) == {ahead[1]}, "twice as far at each loss, no cut would ever be reached"
+
+
 def test_before_the_first_step_no_cut_is_announced():
     assert Cutter(0.0, now=0.0).due([1, 0], now=9.0) is None
 

@@ -312,6 +312,35 @@ def test_who_calls_again_is_heard_from_then_on(linked):
         assert taken.result(5) == message(address(1))
 
 
+def test_a_caller_who_hung_up_in_line_does_not_make_the_listener_deaf(monkeypatch):
+    """`accept` then says that the connection was aborted, which is nothing of the listener's."""
+
+    class Flaky:
+        def __init__(self, listener):
+            self._listener, self.refused = listener, 0
+
+        def accept(self):
+            if not self.refused:
+                self.refused += 1
+                raise ConnectionAbortedError
+            return self._listener.accept()
+
+        def __getattr__(self, name):
+            return getattr(self._listener, name)
+
+    listen = links.listen
+    monkeypatch.setattr(links, "listen", lambda *where: Flaky(listen(*where)))
+    a, b = (Links(k, HOST, 7, SECRET) for k in range(2))
+    for shard in (a, b):
+        shard.connect([a.place, b.place])
+    a.post(address(0), message(address(0)))
+    try:
+        assert in_time(b.take, address(0), "x") == message(address(0))
+        assert b._listener.refused == 1
+    finally:
+        a.close(), b.close()
+
+
 def test_ports_come_from_the_range():
     with socket.create_server((HOST, 0)) as first:
         port = first.getsockname()[1]
