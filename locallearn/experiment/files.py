@@ -49,7 +49,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object], lasting: bool =
 
     lasting: also if the machine loses its power. StoreError if the disk is full or the folder cannot be written.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}")  # processes of two hosts may have one number
     try:
         with beside.open("wb") as file:
             write(file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -12,11 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
-from locallearn.experiment.files import StoreError, unwritable, write_whole
+from locallearn.experiment.files import StoreError, unwritable
 
 BEAT_SECONDS = 5.0
 SILENT_SECONDS = 60.0
 """A holder on another host whose file has not been touched for so long is gone."""
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What file systems say that know no hard links."""
 
 
 class Held(StoreError):
@@ -37,8 +40,8 @@ class Lock:
             if holder is not None:
                 where = f"process {holder['pid']} on {holder['host']}"
                 raise Held(f"{self.directory}: {where} is running it; wait for it or stop it first")
-            mine = {"host": socket.gethostname(), "pid": os.getpid(), "begun": _begun(os.getpid()), "turn": os.urandom(8).hex()}
-            self._mine = json.dumps(mine)
+            process = {"pid": os.getpid(), "begun": _begun(os.getpid())}
+            self._mine = json.dumps({"host": socket.gethostname(), "space": _space(), **process, "turn": os.urandom(8).hex()})
             self._take(found)
         self._beat = threading.Thread(target=self._beats, daemon=True)
         self._beat.start()
@@ -53,29 +56,50 @@ class Lock:
 
     def _take(self, dead: str | None) -> None:
         """Where several hosts look at once whoever links first has it. Held for the others."""
-        beside = self.path.with_name(f".lock.new.{socket.gethostname()}.{os.getpid()}")
+        beside = self.path.with_name(f".lock.{os.getpid()}-{os.urandom(8).hex()}")
         taken = Held(f"{self.directory}: another process has just begun to run it")
-        write_whole(beside, lambda file: file.write(self._mine.encode()), lasting=False)  # no holder outlives its machine
         try:
+            beside.write_text(self._mine)  # nothing of it need outlast a loss of power: no holder does
             if dead is not None:
                 self._remove(beside, dead)
-            os.link(beside, self.path)
-        except FileExistsError:
+            self._link(beside)
+        except (FileExistsError, FileNotFoundError):  # the holder also sweeps up what others have put beside its lock
             raise taken from None
-        except OSError:  # no links on this file system
-            os.replace(beside, self.path)
+        except OSError as error:
+            raise unwritable(self.path, error) from error
         finally:
             beside.unlink(missing_ok=True)
 
+    def _link(self, beside: Path) -> None:
+        """FileExistsError where there is a lock."""
+        try:
+            os.link(beside, self.path)
+        except OSError as error:
+            if error.errno in NO_LINKS:
+                os.replace(beside, self.path)
+            elif not isinstance(error, FileExistsError) or self._text() != self._mine:  # a file server may do it, and say so only later
+                raise
+
     def _remove(self, beside: Path, dead: str) -> None:
-        """The lock of a holder that is gone, by one host at a time: none may take a living one's, which was linked meanwhile."""
+        """The lock of a holder that is gone, by one host at a time: none may take a living one's, which was linked meanwhile.
+
+        How long the holder has been silent is asked of the file system once more, whose clock writes both times: this host's may be ahead.
+        """
         removing = self.path.with_name(".lock.old")
         with contextlib.suppress(FileNotFoundError):
             if time.time() - removing.stat().st_mtime > SILENT_SECONDS:
                 removing.unlink()  # of a host that was cut off just here
-        os.link(beside, removing)
+        try:
+            os.link(beside, removing)
+        except OSError as error:
+            if error.errno in NO_LINKS:
+                return
+            raise
         try:
             if self._text() == dead:  # none but this host removes it now
+                holder = _read(dead)
+                if holder and _elsewhere(holder) and removing.stat().st_mtime - self.path.stat().st_mtime < SILENT_SECONDS:
+                    raise FileExistsError  # it lives
                 self.path.unlink(missing_ok=True)
         finally:
             removing.unlink(missing_ok=True)
@@ -114,13 +138,33 @@ def holder_of(directory: Path) -> dict[str, Any] | None:
     """Host and pid of the process that holds the directory's lock, None if there is none or it is gone."""
     path = directory / "lock"
     try:
-        holder = json.loads(path.read_text())
+        holder = _read(path.read_text())
         silent = time.time() - path.stat().st_mtime
-    except (OSError, ValueError):
+    except OSError:
         return None
-    if holder["host"] != socket.gethostname():
+    if holder and _elsewhere(holder):
         return holder if silent < SILENT_SECONDS else None
-    return holder if _alive(holder["pid"], holder["begun"]) else None
+    return holder if holder and _alive(holder["pid"], holder["begun"]) else None
+
+
+def _read(text: str) -> dict[str, Any] | None:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _space() -> str:
+    """What tells apart machines, or containers, of one name, whose processes have numbers of their own; empty where the system does not."""
+    try:
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def _elsewhere(holder: dict[str, Any]) -> bool:
+    """Whether its process cannot be looked up here."""
+    return (holder["host"], holder.get("space")) != (socket.gethostname(), _space())
 
 
 def _alive(pid: int, begun: str) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -116,8 +117,25 @@ def _train(config: Config, how: How, setup: Setup, store: Store | None) -> Resul
     tell(Started(config, setup, how.on, _device(), store and store.directory, resume and resume.step, notes))
     if store:
         store.write_plan(plan(setup))
-    events = training(config, how, setup, resume, store is not None)
     reached, losses = resume.step if resume else 0, {"rollbacks": 0, "seconds_lost": 0.0}
+    with contextlib.closing(training(config, how, setup, resume, store is not None)) as events:  # which others train, wherever this ends
+        for event in _noted(setup, store, events, curve, losses):
+            if isinstance(event, Finished):
+                result = _end(config, setup, store, event, curve, losses)
+                tell(Ended(result))
+                return result
+            tell(event)
+            reached = event.step if isinstance(event, Snapshot) else reached
+            if how.interrupted() and (_kept_in_time(event) or how.elsewhere or not store):
+                kept = f"the same command goes on from step {reached}" if store else "nothing was kept, for the run has no directory"
+                raise Interrupted(f"interrupted after step {event.step}; {kept}")
+    raise AssertionError("a training ends with Finished")
+
+
+def _noted(
+    setup: Setup, store: Store | None, events: Iterable[Event | Placed], curve: list[dict[str, Any]], losses: dict[str, Any]
+) -> Iterator[Event]:
+    """The events, with bytes counted as the run counts them; what is kept of each is kept before it is told."""
     for told in events:
         if isinstance(told, Placed):
             if store:
@@ -130,23 +148,13 @@ def _train(config: Config, how: How, setup: Setup, store: Store | None) -> Resul
                 store.append(curve[-1])
         elif isinstance(event, Snapshot) and store:
             checkpoint.save(store.checkpoints, checkpoint.names(setup, stage_at(setup, event.step)), event)
-            reached = event.step
         elif isinstance(event, Watched) and store:
             store.write_actors(actors_of(event, setup.stages[0].wiring.shards))
         elif isinstance(event, RolledBack):
             losses["rollbacks"] += 1
         elif isinstance(event, Recovered):
             losses["seconds_lost"] += event.seconds
-        elif isinstance(event, Finished):
-            result = _end(config, setup, store, event, curve, losses)
-            tell(Ended(result))
-            return result
-        tell(event)
-        if how.interrupted() and (_kept_in_time(event) or how.elsewhere or not store):
-            events.close()
-            kept = f"the same command goes on from step {reached}" if store else "nothing was kept, for the run has no directory"
-            raise Interrupted(f"interrupted after step {event.step}; {kept}")
-    raise AssertionError("a training ends with Finished")
+        yield event
 
 
 def _kept_in_time(event: Event) -> bool:

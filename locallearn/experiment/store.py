@@ -54,7 +54,7 @@ class Store:
         make_folder(self.directory)
         try:
             probe.write_bytes(bytes(ROOM))
-            probe.unlink()
+            probe.unlink(missing_ok=True)  # another process may look at the same time
         except OSError as error:
             with contextlib.suppress(OSError):
                 probe.unlink()

@@ -13,6 +13,7 @@ from flax import nnx
 import locallearn
 from locallearn.block import Block
 from locallearn.config.own import Blocks
+from locallearn.experiment import run
 from locallearn.experiment.api import configuration
 from locallearn.experiment.events import Ended, Started
 from locallearn.experiment.how import How
@@ -20,6 +21,7 @@ from locallearn.experiment.planning import plan, planned_traffic
 from locallearn.experiment.prepare import prepare
 from locallearn.experiment.run import execute
 from locallearn.rules.backprop import Backprop
+from locallearn.runtime.training import Progress
 
 TRAIN = {"steps": 6, "batch": 8, "evaluate_every": 4, "optimizer": {"name": "sgd", "rate": 0.1}}
 
@@ -51,6 +53,28 @@ def settings(dataset):
 @pytest.fixture(scope="module")
 def result(settings):
     return locallearn.run(settings)
+
+
+def test_a_training_ends_where_its_run_does_whoever_still_holds_the_error(settings, monkeypatch):
+    """Actors and tasks are held by its events: they are not to live for as long as an error is being told."""
+    closed = []
+
+    def endless(*_):
+        try:
+            while True:
+                yield Progress(1, None)
+        finally:
+            closed.append(True)
+
+    def tell(event):
+        if isinstance(event, Progress):
+            raise RuntimeError("the terminal is gone")
+
+    monkeypatch.setattr(run, "training", endless)
+    with pytest.raises(RuntimeError, match="terminal") as held:
+        execute(configuration(settings), How(tell=tell))
+    assert held.tb is not None
+    assert closed
 
 
 def test_a_run_leaves_its_curve_traffic_and_accuracy(result, settings):

@@ -9,11 +9,12 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from locallearn.experiment.files import StoreError, read_json, write_json, write_whole
-from locallearn.experiment.lock import Held, Lock, holder_of
+from locallearn.experiment.lock import Held, Lock, _space, holder_of
 from locallearn.experiment.provenance import command, here, relative
 from locallearn.experiment.store import Store, move_away, run_directories
 
@@ -103,7 +104,7 @@ def test_numbers_that_json_does_not_know_become_null(tmp_path):
 
 
 def lock_by(directory, **changes):
-    holder = {"host": socket.gethostname(), "pid": os.getpid(), "begun": "0"} | changes
+    holder = {"host": socket.gethostname(), "space": _space(), "pid": os.getpid(), "begun": "0"} | changes
     (directory / "lock").write_text(json.dumps(holder))
 
 
@@ -135,6 +136,81 @@ def test_a_lock_of_another_host_lives_by_its_heartbeat(tmp_path):
     with Lock(tmp_path), pytest.raises(StoreError, match="is running it"), Lock(tmp_path):
         pass
     assert not (tmp_path / "lock").exists()
+
+
+def test_a_container_of_the_same_name_is_another_host(tmp_path):
+    """Its processes have numbers of their own: that none has this one here says nothing."""
+    lock_by(tmp_path, space="pid:[another]", pid=2**22 - 1)
+    with pytest.raises(Held), Lock(tmp_path):
+        pass
+    os.utime(tmp_path / "lock", (0, 0))
+    with Lock(tmp_path):
+        pass
+
+
+def test_a_host_whose_clock_is_ahead_takes_no_living_lock(tmp_path, monkeypatch):
+    lock_by(tmp_path, host="elsewhere", pid=1)
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + 3600)
+    assert holder_of(tmp_path) is None, "by this clock it is gone; by the file system's, it is not"
+    with pytest.raises(Held), Lock(tmp_path):
+        pass
+    assert json.loads((tmp_path / "lock").read_text())["host"] == "elsewhere"
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+
+
+@pytest.mark.parametrize(("code", "error"), [(errno.EPERM, None), (errno.EIO, StoreError)])
+def test_without_links_a_lock_is_put_in_place_and_other_trouble_is_told(tmp_path, monkeypatch, code, error):
+    def refuse(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", refuse)
+    for found in (None, "gone"):
+        if found:
+            lock_by(tmp_path, host=found)
+            os.utime(tmp_path / "lock", (0, 0))
+        if error:
+            with pytest.raises(error, match="cannot be written"), Lock(tmp_path):
+                pass
+        else:
+            with Lock(tmp_path), pytest.raises(Held), Lock(tmp_path):
+                pass
+
+
+def test_what_a_holder_sweeps_up_is_no_failure_of_who_came_second(tmp_path, monkeypatch):
+    """Two hosts at the same moment: the first has the lock and cleans its folder before the second has linked."""
+    link = os.link
+
+    def late(beside, path):
+        if Path(path).name == "lock" and not holder_of(tmp_path):
+            lock_by(tmp_path, host="quicker")
+            Store(tmp_path).clean()
+        link(beside, path)
+
+    monkeypatch.setattr(os, "link", late)
+    with pytest.raises(Held), Lock(tmp_path):
+        pass
+
+
+def test_two_processes_look_for_room_and_write_one_file_at_the_same_time(tmp_path, monkeypatch):
+    """In containers both may have the same number."""
+    write_bytes = Path.write_bytes
+
+    def meanwhile(path, data):
+        monkeypatch.setattr(Path, "write_bytes", write_bytes)
+        write_bytes(path, data)
+        Store(tmp_path).make()
+
+    monkeypatch.setattr(Path, "write_bytes", meanwhile)
+    Store(tmp_path).make()
+
+    def during(file):
+        file.write(b"one")
+        write_whole(tmp_path / "sweep.yaml", lambda other: other.write(b"two"))
+
+    write_whole(tmp_path / "sweep.yaml", during)
+    assert (tmp_path / "sweep.yaml").read_bytes() == b"one"
+    assert [path.name for path in tmp_path.iterdir()] == ["sweep.yaml"]
 
 
 def test_hosts_that_share_a_folder_hold_its_lock_one_at_a_time(tmp_path, monkeypatch):
