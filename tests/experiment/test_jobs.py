@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -24,22 +23,11 @@ from locallearn.experiment.abreast import Abreast, Unseated
 from locallearn.experiment.files import NoRoom
 from locallearn.experiment.how import How
 from locallearn.experiment.lock import holder_of
-from locallearn.experiment.record import TIMES
-from locallearn.experiment.result import load
 from locallearn.experiment.run import Interrupted, execute
-from locallearn.experiment.store import FINISHED, INTERRUPTED, Store
+from locallearn.experiment.store import INTERRUPTED, Store
 from locallearn.runtime.placement import Unplaced
 from locallearn.runtime.training import Recovered, RolledBack, Snapshot
-
-SWEEP = """
-base:
-  rule: {name: backprop}
-  model: {name: mlp, widths: [40, 8, 10], shards: 2}
-  data: {name: strokes1d, samples: 200, test_samples: 50}
-  train: {steps: 60, batch: 16, evaluate_every: 20}
-vary: {codecs.default: [exact, int8]}
-seeds: [0, 1]
-"""
+from tests.experiment.sweeps import SWEEP, done, endings, started
 
 
 @pytest.fixture(scope="module")
@@ -56,33 +44,11 @@ def undisturbed(place):
     return endings(place / "undisturbed")
 
 
-def endings(runs):
-    """{run: (curve without times, result.json without times, arrays)} of every finished run."""
-    found = {}
-    for directory in sorted(path.parent for path in runs.glob("all/**/config.yaml")):
-        assert Store(directory).state == FINISHED
-        result = load(directory)
-        curve = [{key: value for key, value in record.items() if key not in TIMES} for record in result.curve]
-        arrays = {name: (array.dtype, array.tobytes()) for name, array in result.arrays.items()}
-        lines = (directory / "result.json").read_text().splitlines()
-        told = [line for line in lines if line.split('"')[1:2] not in (["seconds"], ["compile_seconds"], ["finished"])]
-        assert len(told) == len(lines) - 3
-        found[str(directory.relative_to(runs))] = (curve, told, arrays)
-    return found
-
-
-def started(place, runs, jobs):
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(place / "compiled"), "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    command = [sys.executable, "-m", "locallearn", "sweep", str(place / "all.yaml"), "--runs", str(runs), "--jobs", str(jobs)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env={**os.environ, **cache}, **pipes)
-
-
 def test_two_sweeps_at_once_in_several_processes_do_each_run_once(place, undisturbed):
-    both = [started(place, place / "both", jobs) for jobs in (2, 1)]
+    both = [started(place, place / "both", "--jobs", str(jobs)) for jobs in (2, 1)]
     shown = [process.communicate(timeout=600) for process in both]
     assert [process.returncode for process in both] == [0, 0], shown
-    assert sum(len(re.findall(r"seed \d +0\.\d", line)) for out, _ in shown for line in out.split("\n\n")[0].splitlines()) == 4
+    assert sum(done(out) for out, _ in shown) == 4
     assert endings(place / "both") == undisturbed
 
 
@@ -105,7 +71,7 @@ def progress(runs):
 def killed(place, runs, kills, stride):
     """A sweep that was killed so often, each time at a random moment, and went on; in a folder that was moved before the end."""
     for _ in range(kills):
-        process, goal = started(place, runs, 2), progress(runs) + random.randint(1, stride)
+        process, goal = started(place, runs, "--jobs", "2"), progress(runs) + random.randint(1, stride)
         while process.poll() is None and progress(runs) < goal:
             time.sleep(0.02)
         time.sleep(random.uniform(0, 0.2))
@@ -117,7 +83,7 @@ def killed(place, runs, kills, stride):
             time.sleep(0.05)
     moved = runs.with_name(f"{runs.name}-moved")
     runs.rename(moved)
-    process = started(place, moved, 2)
+    process = started(place, moved, "--jobs", "2")
     _, told = process.communicate(timeout=3600)
     assert process.returncode == 0, told
     return moved
@@ -132,7 +98,7 @@ def test_a_tuned_sweep_killed_twenty_times(tmp_path):
     """Trials, choices and what follows from them are those of a sweep that nothing happened to."""
     longer = SWEEP.replace("steps: 60", "steps: 600").replace("evaluate_every: 20", "evaluate_every: 50")
     (tmp_path / "all.yaml").write_text(longer + "tune: {trials: 4, studies: 2, space: {train.optimizer.rate: {log: [1e-4, 1e-1]}}}\n")
-    process = started(tmp_path, tmp_path / "undisturbed", 2)
+    process = started(tmp_path, tmp_path / "undisturbed", "--jobs", "2")
     _, told = process.communicate(timeout=3600)
     assert process.returncode == 0, told
     moved = killed(tmp_path, tmp_path / "killed", 20, 25)
@@ -206,7 +172,7 @@ def test_a_sweep_as_tasks_is_the_sweep_in_this_process(place, undisturbed, addre
     words = ["sweep", str(place / "all.yaml"), "--runs", str(place / "tasks"), "--address", address]
     assert code_of(words) == 0
     assert endings(place / "tasks") == undisturbed
-    assert len(re.findall(r"seed \d +0\.\d", capsys.readouterr().out.split("\n\n")[0])) == 4
+    assert done(capsys.readouterr().out) == 4
     assert code_of([*words[:-1], "127.0.0.1:1"]) == 0, "nothing is left to do, and nobody is asked"
     assert "4 runs: 4 finished" in capsys.readouterr().out
 
@@ -272,6 +238,35 @@ def test_a_task_goes_on_after_an_interruption(tmp_path, address):
     assert kept.state == INTERRUPTED
     assert_same_run(execute(config, How(), tmp_path), execute(config))
     assert Store(tmp_path).read("meta.json")["resumed"]
+
+
+@pytest.mark.slow
+@marked
+def test_the_driver_is_killed_while_its_tasks_train(tmp_path, address):
+    """They end with it, wherever they are, and the same command does what is left."""
+    (tmp_path / "all.yaml").write_text(SWEEP.replace("steps: 60", "steps: 30000").replace("evaluate_every: 20", "evaluate_every: 5000"))
+    assert code_of(["sweep", str(tmp_path / "all.yaml"), "--runs", str(tmp_path / "undisturbed"), "-q"]) == 0
+    runs, kills = tmp_path / "tasks", 0
+    for least in (1, 9):
+        process = started(tmp_path, runs, "--address", address)
+        wait_until(lambda least=least: sum(len(Store(path.parent).records()) for path in runs.rglob("metrics.jsonl")) >= least)
+        kills += process.poll() is None and len(tasks()) > 0
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        wait_until(lambda: not tasks())
+    assert kills
+    process = started(tmp_path, runs, "--address", address)
+    _, told = process.communicate(timeout=600)
+    assert process.returncode == 0, told
+    assert endings(runs) == endings(tmp_path / "undisturbed")
+    assert not list(runs.rglob("lock"))
+
+
+def wait_until(holds, seconds=180):
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 class Elsewhere:
