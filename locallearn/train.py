@@ -170,7 +170,9 @@ class Phase:
 class Train:
     """How long, in which batches and with which optimizer. evaluate_every: in steps; without it, after every epoch.
 
-    greedy: the blocks learn one after the other, from the bottom up, each for these epochs or steps.
+    greedy: the blocks learn one after the other, from the bottom up, each for these epochs or steps. arrivals: new examples in each batch,
+    until a phase has seen them all; the others of the batch are drawn from those that have arrived. With `reuse` no step sends more of
+    examples than of these.
     """
 
     epochs: Count | None = None
@@ -181,9 +183,10 @@ class Train:
     evaluate_every: Count | None = None
     phases: tuple[Phase, ...] = ()
     greedy: bool = False
+    arrivals: Count | None = None
 
     def problems(self) -> Problems:
-        """A length that is missing or said twice, and a batch that cannot be cut."""
+        """A length that is missing or said twice, a batch that cannot be cut, and more arrivals than it holds."""
         if self.phases:
             given = [name for name in ("epochs", "steps") if getattr(self, name) is not None]
             found = [(name, "leave it out: each of the phases says how long it is") for name in given]
@@ -192,6 +195,8 @@ class Train:
             found = _length_problems(self)
         if self.batch % self.microbatches:
             found.append(("microbatches", f"does not divide the batch of {self.batch}"))
+        if self.arrivals and self.arrivals > self.batch:
+            found.append(("arrivals", f"must be at most the batch of {self.batch}"))
         return found
 
     def parts(self, blocks: int) -> tuple[Phase, ...]:

@@ -48,7 +48,7 @@ def reuse(inner: Codec, examples: Count = 65536, uses: NonNegativeInt = 0) -> Co
         if not (context.training and x.shape and x.size):
             return inner.encode(x, (), context)[0], sender
         (told,), known = sender, _about_examples(x, context)
-        fresh = _fresh(told, context.index, uses) if known else jnp.ones(len(x), bool)
+        fresh = _crossing(told, context.index, uses)[0] if known else jnp.ones(len(x), bool)
         first = jnp.argsort(~fresh, stable=True)
         new = (jnp.arange(len(x)) < fresh.sum()).reshape(-1, *(1,) * (x.ndim - 1))
         packet = inner.encode(jnp.where(new, x[first], jnp.zeros((), x.dtype)), (), context)[0]
@@ -72,9 +72,10 @@ def reuse(inner: Codec, examples: Count = 65536, uses: NonNegativeInt = 0) -> Co
         if not _about_examples(spec, context):
             return came, receiver
         (told, values), index = receiver, context.index
-        fresh = _fresh(told, index, uses)
-        came = came[jnp.cumsum(fresh) - 1]
-        value = jnp.where(fresh.reshape(-1, *(1,) * (came.ndim - 1)), came, values[index % len(told.about)])
+        fresh, first = _crossing(told, index, uses)
+        came = came[jnp.cumsum(fresh)[first] - 1]
+        unknown = _fresh(told, index, uses).reshape(-1, *(1,) * (came.ndim - 1))
+        value = jnp.where(unknown, came, values[index % len(told.about)])
         return value, (_tell(told, index, fresh), values.at[_where(told, index, fresh)].set(value, mode="drop"))
 
     return Codec(init, encode, decode, inner.wire or TRIMMED, silent)
@@ -85,8 +86,16 @@ def _about_examples(like: Any, context: Context) -> bool:
     return jnp.shape(context.index) == like.shape[:1]
 
 
+def _crossing(told: Told, index: jax.Array, uses: int) -> tuple[jax.Array, jax.Array]:
+    """Which rows of a batch cross, and for each row where its example comes first: of one that comes twice a single row crosses."""
+    place, by = jnp.arange(len(index)), jnp.argsort(index, stable=True)
+    begins = jnp.concatenate([jnp.ones(1, bool), index[by][1:] != index[by][:-1]])
+    first = place.at[by].set(by[jax.lax.cummax(jnp.where(begins, place, 0))])
+    return _fresh(told, index, uses) & (first == place), first
+
+
 def _fresh(told: Told, index: Any, uses: int) -> Any:
-    """Which rows of a batch cross. Works on arrays of either library."""
+    """Which rows of a batch are of examples that are not kept, or were taken too often. Works on arrays of either library."""
     place = index % len(told.about)
     known = told.about[place] == index
     return ~(known & (told.taken[place] < uses)) if uses else ~known

@@ -91,6 +91,8 @@ def _sizes(data: Any, held: Any, train: Train | None, replicas: Replicas) -> Ite
     if total is None or held.problems():
         return
     count = held.count(total)
+    if train is not None and train.arrivals and replicas.count > 1:
+        yield Mistake(("train", "arrivals"), "value", "is of one chain: replicas have their own parts of every batch order")
     if count >= total or (held.validation and not count):
         what = "leaves nothing to train on" if count else "rounds to no example; give a count"
         yield Mistake(("data", "validation"), "value", f"of {total} training examples {what}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from locallearn.data.cifar import Cifar10, Cifar100
-from locallearn.data.dataset import Arrays, Dataset, Split, batches, order, split
+from locallearn.data.dataset import Arrays, Dataset, Split, batches, order, split, trickle
 from locallearn.data.fashion14 import Fashion14
 from locallearn.data.fetch import download
 from locallearn.data.images import FashionMnist, KuzushijiMnist, Mnist
@@ -59,4 +59,5 @@ __all__ = [
     "download",
     "order",
     "split",
+    "trickle",
 ]

@@ -14,6 +14,8 @@ from locallearn.errors import DataError
 
 # Key of the one permutation behind every stratified choice: fixed, so that a split never depends on a run's seed.
 _SPLIT_KEY = 0x73706C6974
+_DRAWS = 1 << 63
+"""Above every epoch's number: draws of a step are apart from the permutations under the same seed."""
 
 
 class Arrays(NamedTuple):
@@ -200,3 +202,19 @@ def batches(seed: int, n: int, batch: int, start: int, stop: int) -> np.ndarray:
     epochs = [order(seed, epoch, n)[: steps * batch].reshape(steps, batch) for epoch in range(first, last)]
     whole = np.concatenate([np.empty((0, batch), np.int32), *epochs])
     return whole[start - first * steps : stop - first * steps]
+
+
+def trickle(seed: int, n: int, batch: int, arrivals: int, start: int, stop: int) -> np.ndarray:
+    """The same of steps in which examples arrive: in each so many new ones, and others drawn from all that have arrived, with replacement.
+
+    A step s >= 0 has the next `arrivals` examples of one permutation, or what is left of it. Also a pure function of its arguments.
+    DataError if arrivals > batch.
+    """
+    if not 1 <= arrivals <= min(batch, n):
+        raise DataError(f"arrivals {arrivals} must be between 1 and the batch of {batch}, and no more than the {n} training examples")
+    coming, found = order(seed, 0, n), np.empty((stop - start, batch), np.int32)
+    for k, step in enumerate(range(start, stop)):
+        new = coming[step * arrivals : (step + 1) * arrivals]
+        raw = np.random.Philox(key=np.array([seed, _DRAWS + step], np.uint64)).random_raw(batch - len(new))
+        found[k] = np.concatenate([new, coming[(raw % np.uint64(min(n, (step + 1) * arrivals))).astype(np.int64)]])
+    return found

@@ -90,6 +90,7 @@ def arrange(config: Config, found: Found, known: dict[Any, Any] | None = None, a
         clock=None if real else _clock(config),
         count=config.count,
         replicas=config.replicas,
+        arrivals=config.train.arrivals,
     )
     if known is not None:
         setup.sharing(known)

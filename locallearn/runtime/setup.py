@@ -14,7 +14,7 @@ import numpy as np
 from locallearn.block import Block
 from locallearn.chain import ABSENT, Chain, Row
 from locallearn.codec import Codec, Spec, exact, spec_of
-from locallearn.data.dataset import batches
+from locallearn.data.dataset import batches, trickle
 from locallearn.data.intake import PLAIN, Intake
 from locallearn.replicas import ALONE, Replicas
 from locallearn.rule import Batch, Message, Rule, block_keys, init_state, whole_step
@@ -98,7 +98,8 @@ class Setup:
     split become what the bottom block sees. diagnostics: what is found out at evaluations besides (`locallearn.runtime.diagnostics`).
     known: what `once` found out, which setups of one structure may share: it depends on no seed and no rate.
     clock: the timetable of so many steps of a stage between two evaluations, for runs that have a virtual clock. count: what bytes are
-    counted, one of `traffic.LEVELS`. batch: examples of one replica's step.
+    counted, one of `traffic.LEVELS`. batch: examples of one replica's step. arrivals: new ones at each step of a stage, until all
+    are there.
     """
 
     stages: tuple[Stage, ...]
@@ -114,6 +115,7 @@ class Setup:
     clock: Callable[[Stage, int], Timetable] | None = None
     count: str = "framed"
     replicas: Replicas = ALONE
+    arrivals: int | None = None
     known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
     _timetables: dict[tuple[int, int], Timetable] = field(default_factory=dict, init=False, repr=False)
 
@@ -141,7 +143,17 @@ class Setup:
 
     def indices(self, start: int, stop: int) -> np.ndarray:
         """The examples of steps start to stop - 1, int32 [stop - start, replicas * batch]: each replica has its part, in order."""
-        return batches(self.seed, len(self.split.train.y), self.batch * self.replicas.count, start, stop)
+        n, together = len(self.split.train.y), self.batch * self.replicas.count
+        if self.arrivals is None:
+            return batches(self.seed, n, together, start, stop)
+        parts = [np.empty((0, together), np.int32)]
+        for stage, end in zip(self.stages, [*(s.stop for s in self.stages[:-1]), stop], strict=True):
+            first, last = max(start, stage.start), min(stop, end)
+            full = min(max(first, stage.start - (-n // self.arrivals)), last)  # from here on all have arrived
+            if first < last:
+                parts.append(trickle(self.seed, n, together, self.arrivals, first - stage.start, full - stage.start))
+                parts.append(batches(self.seed, n, together, full, last))
+        return np.concatenate(parts)
 
     def averages(self, stage: Stage, step: int) -> int:
         """How many averages there are in a stage up to a step of it."""

@@ -40,6 +40,15 @@ def test_a_row_crosses_once_and_arrives_for_ever_as_it_first_did(cross, inner, r
         assert fresh * row - row < sent(codec, packet) <= fresh * row if fresh else sent(codec, packet) == 0
 
 
+def test_an_example_that_comes_twice_in_a_batch_crosses_once(cross):
+    codec, memory, first = spec(("exact", ()), examples=4), None, {}
+    for version, (index, fresh) in enumerate([([2, 2, 5, 2, 0], 3), ([5, 1, 1, 0, 1], 1), ([4, 4, 8, 4, 8], 2)]):
+        packet, y, memory = cross(codec, rows(index, version), memory, index=index)  # 5 and 1, 0 and 4 and 8 share a place
+        for k, i in enumerate(index):
+            np.testing.assert_array_equal(y[k], first.setdefault(i, rows([i], version)[0]))
+        assert 4 * N * (fresh - 1) < sent(codec, packet) <= 4 * N * fresh
+
+
 def test_labels_lie_by_bits(cross):
     codec, memory = spec(("packed", (10,)), examples=16), None
     for index, fresh in zip(BATCHES, FRESH, strict=True):

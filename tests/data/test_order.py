@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from locallearn.data import batches, order
+from locallearn.data import batches, order, trickle
 from locallearn.errors import DataError
 
 seeds = st.integers(0, 2**64 - 1)
@@ -91,3 +91,30 @@ def test_steps_and_seeds_out_of_range_are_errors():
         order(-1, 0, 10)
     with pytest.raises(DataError, match="below"):
         order(2**64, 0, 10)
+
+
+@given(seeds, st.integers(1, 60), st.data())
+def test_examples_arrive_so_many_at_a_step_and_the_others_have_arrived(seed, n, data):
+    batch = data.draw(st.integers(1, n))
+    arrivals = data.draw(st.integers(1, batch))
+    steps = -(-n // arrivals)
+    drawn, known = trickle(seed, n, batch, arrivals, 0, steps), set()
+    for rows in drawn:
+        new = dict.fromkeys(i for i in rows.tolist() if i not in known)
+        known |= set(new)
+        assert list(new) == rows[: len(new)].tolist()
+        assert len(new) == min(arrivals, n - len(known) + len(new))
+    assert known == set(range(n))
+    start, stop = sorted(data.draw(st.lists(st.integers(0, steps), min_size=2, max_size=2)))
+    np.testing.assert_array_equal(trickle(seed, n, batch, arrivals, start, stop), drawn[start:stop])
+
+
+def test_draws_have_no_favourite_among_those_that_have_arrived():
+    """Chi-squared over eight examples: 2000 draws each of 200, 7 degrees of freedom, mean 7 and deviation 3.7."""
+    counts = np.bincount(np.concatenate([trickle(seed, 8, 208, 8, 0, 1)[0, 8:] for seed in range(80)]), minlength=8)
+    assert 0.5 < ((counts - 2000) ** 2 / 2000).sum() < 25
+
+
+def test_more_arrivals_than_fit_are_an_error():
+    with pytest.raises(DataError, match="arrivals 5 must be between 1 and the batch of 4"):
+        trickle(0, 10, 4, 5, 0, 1)

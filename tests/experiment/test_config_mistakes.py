@@ -87,6 +87,7 @@ def test_a_missing_key_without_a_misspelt_one_is_reported_at_its_section(load_te
         ("epochs: 2, ", "", "run.yaml:4: `train.epochs` is missing (or give `steps`)"),
         ("epochs: 2", "epoch: 2", "run.yaml:4: unknown key `train.epoch`; did you mean `epochs`?"),
         ("epochs: 2", "epochs: 2, steps: 3", "run.yaml:4: `train.steps: 3`: give `epochs` or `steps`, not both"),
+        ("batch: 50", "batch: 50, arrivals: 51", "run.yaml:4: `train.arrivals: 51`: must be at most the batch of 50"),
         ("batch: 50", "rate: 50", "run.yaml:4: unknown key `train.rate`; did you mean `optimizer.rate`?"),
         ("batch: 50", "optimizer: adam", "run.yaml:4: `train.optimizer: adam`: must be a mapping, such as {name: ..., rate: ...}"),
         ("batch: 50", "optimizer: {block_rates: [1, 2]}", "run.yaml:4: `train.optimizer.block_rates: [1, 2]`: has 2 entries for 3 blocks"),
@@ -146,6 +147,11 @@ def test_one_mistake_on_the_last_line(load_text, good, line, expected):
 def test_replicas(load_text, good, lines, expected):
     (found,) = mistakes(load_text, good + lines)
     assert found.partition(": ")[2].startswith(expected)
+
+
+def test_examples_arrive_at_one_chain(load_text, good):
+    (found,) = mistakes(load_text, good.replace("batch: 50", "batch: 50, arrivals: 4") + "replicas: {count: 2}")
+    assert found.startswith("run.yaml:4: `train.arrivals: 4`: is of one chain")
 
 
 def test_mistakes_of_settings_name_the_setting_and_follow_those_of_the_file(load_text, good):
