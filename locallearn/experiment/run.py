@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from locallearn.config.run import Config, write_yaml
-from locallearn.errors import LocallearnError
+from locallearn.errors import LocallearnError, NoRay, ShardLost
 from locallearn.experiment import checkpoint
 from locallearn.experiment.events import Ended, Listener, Started
 from locallearn.experiment.files import NoRoom
@@ -23,10 +23,14 @@ from locallearn.experiment.record import actors_of, delays_of, record_of, stage_
 from locallearn.experiment.result import Result, load
 from locallearn.experiment.store import FAILED, FINISHED, SUFFIX, Store, move_away
 from locallearn.experiment.training import prepared, training
+from locallearn.runtime.placement import Unplaced
 from locallearn.runtime.setup import Setup
 from locallearn.runtime.training import Compiled, Evaluated, Event, Finished, Placed, Recovered, RolledBack, Snapshot, Watched
 
 AS_USUAL = How()
+
+OF_THE_CLUSTER = tuple(kind.__name__ for kind in (NoRay, ShardLost, Unplaced))
+"""Failures that say nothing of a run, only of the machines that there were: the same command tries again, also where others are not."""
 
 
 class Interrupted(LocallearnError):
@@ -88,8 +92,8 @@ def _while_held(lock: Lock, tell: Listener) -> Listener:
 
 def _stored(config: Config, how: How, store: Store) -> Result:
     """Within the lock."""
-    if store.state == FAILED and not how.retry:
-        failure = store.read("failure.json")
+    failure = store.read("failure.json") if store.state == FAILED and not how.retry else {}
+    if failure and failure["type"] not in OF_THE_CLUSTER:
         raise FailedBefore(f"{store.directory}: failed before ({failure['type']}: {failure['message']}); use --retry-failed")
     store.retry()
     store.clean()

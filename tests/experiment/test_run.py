@@ -13,16 +13,21 @@ from flax import nnx
 import locallearn
 from locallearn.block import Block
 from locallearn.config.own import Blocks
+from locallearn.config.run import resolve
+from locallearn.errors import RuleError, ShardLost
 from locallearn.experiment import run
 from locallearn.experiment.api import configuration
 from locallearn.experiment.events import Ended, Started
 from locallearn.experiment.how import How
 from locallearn.experiment.planning import plan, planned_traffic
 from locallearn.experiment.prepare import prepare
-from locallearn.experiment.run import execute
+from locallearn.experiment.run import FailedBefore, execute
+from locallearn.experiment.store import Store
 from locallearn.rules.backprop import Backprop
+from locallearn.runtime.placement import Unplaced
 from locallearn.runtime.training import Progress
 
+MODEL = {"name": "mlp", "widths": [40, 8, 10], "shards": 2}
 TRAIN = {"steps": 6, "batch": 8, "evaluate_every": 4, "optimizer": {"name": "sgd", "rate": 0.1}}
 
 
@@ -53,6 +58,26 @@ def settings(dataset):
 @pytest.fixture(scope="module")
 def result(settings):
     return locallearn.run(settings)
+
+
+@pytest.mark.parametrize("error", [RuleError("no"), Unplaced("no room"), ShardLost("a node is gone")])
+def test_what_failed_is_not_tried_again_unasked_but_for_a_cluster_that_had_no_room_or_fell_apart(settings, tmp_path, monkeypatch, error):
+    """So a sweep that is killed while a run waits for its second turn is gone on with by the same command."""
+    config = resolve(settings | {"data": {"name": "strokes1d", "samples": 60, "test_samples": 20}, "model": MODEL})
+
+    def failing(*_):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "training", failing)
+        with pytest.raises(type(error)):
+            execute(config, How(), tmp_path)
+    assert Store(tmp_path).read("failure.json")["type"] == type(error).__name__
+    if isinstance(error, RuleError):
+        with pytest.raises(FailedBefore):
+            execute(config, How(retry=False), tmp_path)
+    else:
+        assert execute(config, How(retry=False), tmp_path).reason == "steps"
 
 
 def test_a_training_ends_where_its_run_does_whoever_still_holds_the_error(settings, monkeypatch):
