@@ -13,28 +13,16 @@ from locallearn.experiment.store import FABRICS, SUFFIX, Store, run_directories
 
 Row = dict[str, Any]
 
-COLUMNS = (
-    *(
-        "sweep",
-        "run",
-        "rule",
-        "codecs",
-        "shards",
-        "replicas",
-        "data",
-        "seed",
-        "study",
-        "trial",
-        "tuned",
-        "fabric",
-        "device",
-        "state",
-        "reason",
-    ),
+FACTS = (
+    *("sweep", "run", "rule", "codecs", "shards", "replicas", "data", "seed", "study", "trial", "tuned", "fabric", "device", "state"),
+    "reason",
+)
+MEASURED = (
     *("step", "examples", "seconds", "compile_seconds"),
     *("bytes", "payload_bytes", "bytes_worst_link", "messages", "hops", "train_loss"),
     *("validation_accuracy", "validation_accuracy_lossless", "test_accuracy", "test_accuracy_lossless"),
 )
+COLUMNS = FACTS + MEASURED
 """The first columns; after them come what varies in a sweep and the bytes of each kind. Bytes are framed and count from the start.
 
 study: of a tuned sweep; trial: of the study, and none of a run on what it chose. tuned: the columns that were found so.
@@ -72,7 +60,7 @@ def facts_of(store: Store, root: Path) -> Row:
     """What is the same in every row of a run."""
     config, meta = store.read_config() or {}, store.read("meta.json")
     model, source = config.get("model", {}), meta.get("source")
-    varied = {key: value for key, value in meta.get("varied", {}).items() if key != "rule.name"}
+    varied = {_column(key): value for key, value in meta.get("varied", {}).items() if key != "rule.name"}
     tuned = meta.get("tuned", {})
     return {
         "sweep": Path(source).stem if source else None,
@@ -92,6 +80,11 @@ def facts_of(store: Store, root: Path) -> Row:
         **varied,
         **tuned.get("values", {}),
     }
+
+
+def _column(varied: str) -> str:
+    """Of what varies: labels may have the name of something that is measured."""
+    return f"vary.{varied}" if varied in MEASURED else varied
 
 
 def _data(section: Mapping[str, Any]) -> str | None:

@@ -16,7 +16,7 @@ from locallearn.report.ink import byte_ticks, save, time_ticks
 from locallearn.report.labels import overlap
 from locallearn.report.report import write_report
 from locallearn.report.summary import Group, groups_of, pareto, reference, summary
-from locallearn.report.table import codecs_cell, rows_below, to_csv
+from locallearn.report.table import codecs_cell, rows_below, rows_of, to_csv
 
 RULES = {"backprop": (0.9, 400), "direct_feedback": (0.85, 220), "predictive_coding": (0.88, 1500)}
 
@@ -78,6 +78,14 @@ direct_feedback int8      0.838 ±0.007  55.0 MiB   563 KiB     0.138        10 
 predictive_coding         0.885 ±0.007  1.46 GiB  15.0 MiB      3.75        10 s
 predictive_coding int8 (1 interrupted)
                                  0.862   375 MiB  3.75 MiB     0.938        10 s"""
+
+
+def test_a_label_may_be_called_as_something_that_is_measured(root):
+    store = Store(next(root.glob("backprop-exact-*")) / "seed-0")
+    store.write_meta({**store.read("meta.json"), "varied": {"bytes": "few", "as": "it is"}})
+    first, last = rows_of(store.directory)
+    assert [(row["vary.bytes"], row["as"]) for row in (first, last)] == [("few", "it is")] * 2
+    assert first["bytes"] < last["bytes"]
 
 
 def test_the_summary(root):
