@@ -1,6 +1,8 @@
 """The experiments that come with the package can be read, and are what they say of themselves."""
 
 import functools
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -9,17 +11,20 @@ import pytest
 
 from locallearn.config.reading import read
 from locallearn.config.sweep import load
+from locallearn.experiment.prepare import prepare
 from locallearn.rules.backprop import Backprop
 from locallearn.rules.decoupled_greedy import DecoupledGreedy
 from locallearn.rules.solo import Solo
+from locallearn.runtime.framed import EagerSession
 
 FOLDER = Path(__file__).parents[2] / "experiments"
-BASELINES = ["frontier-1d", "frontier-fashion", "frontier-cifar10", "depth", "floppy", "floppy-1d", "kilobyte"]
+BASELINES = ["frontier-1d", "frontier-fashion", "frontier-cifar10", "depth", "floppy", "floppy-1d", "kilobyte", "kilobyte-1d"]
 
 
 @functools.cache
 def configs(name):
-    return [run.config for run in load(read(FOLDER / f"{name}.yaml")).runs]
+    sweep = load(read(FOLDER / f"{name}.yaml"))
+    return [run.config for run in (*sweep.runs, *(trial for study in sweep.studies for trial in study.trials))]
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.yaml")))
@@ -34,7 +39,7 @@ def test_backprop_and_who_sends_nothing_are_in_every_picture(name):
     assert len({rule.members for rule in rules if isinstance(rule, Solo)}) == 2
 
 
-@pytest.mark.parametrize("name", ["floppy", "floppy-1d", "kilobyte"])
+@pytest.mark.parametrize("name", ["floppy", "floppy-1d", "kilobyte", "kilobyte-1d"])
 def test_no_shard_holds_much_more_than_the_others(name):
     """At most 1.6 times the mean of parameters, auxiliary classifiers included."""
     config = next(config for config in configs(name) if isinstance(config.rule, DecoupledGreedy))
@@ -46,3 +51,21 @@ def test_no_shard_holds_much_more_than_the_others(name):
         held[shard] += sum(leaf.size for leaf in jax.tree.leaves(state.params))
     assert len(held) >= 4
     assert held.max() <= 1.6 * held.mean()
+
+
+def test_a_kilobyte_is_enough_for_each_step_on_each_link():
+    """The greedy codes of kilobyte-1d, with fewer examples: until all have arrived, in each of its phases."""
+    config = next(config for config in configs("kilobyte-1d") if isinstance(config.rule, DecoupledGreedy))
+    data, count = replace(config.data, samples=170), 160
+    config = replace(config, data=data, validation=10, train=replace(config.train, epochs=None, steps=count // 4))
+    session = EagerSession(prepare(config))
+    for stage in session.setup.stages:
+        session.enter(stage)
+        before = session.traffic.by_link()
+        for step in range(stage.start, stage.stop):
+            session.advance(step, step + 1)
+            now = session.traffic.by_link()
+            assert max(amount - before.get(link, 0) for link, amount in now.items()) <= 1000
+            before = now
+    codes = Counter({channel.src: n for channel, n in session.traffic.payload.items() if channel.message == "activation"})
+    assert {src: round(n / count / 210, 1) for src, n in codes.items()} == {0: 1.0, 1: 0.5, 2: 0.3}
