@@ -168,7 +168,8 @@ def _legend(figure: Any, markers: Palette, referred: bool) -> None:
         shape("_", "a seed"),
     ]
     handles = [*(shapes if len(shapes) > 1 else []), *lines]
-    columns = 3 if figure.get_figwidth() < 8 else 6
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    columns = max(1, min(6, int(figure.get_figwidth() / (0.5 + 0.065 * longest))))
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=8, labelcolor=INK)
 
 

@@ -56,8 +56,9 @@ class Group:
 
     @property
     def label(self) -> str:
-        """The rule and its variant."""
-        return f"{self.rule} {self.variant}".strip()
+        """The rule and its variant, which may have the rule's name in it: `backprop, 4 bits`, `four solos`."""
+        said = {word.strip(",.").removesuffix("s") for word in self.variant.split()}
+        return self.variant if said & {self.rule, self.rule.rpartition("_")[2]} else f"{self.rule} {self.variant}".strip()
 
     @property
     def name(self) -> str:
