@@ -134,7 +134,7 @@ def outcome_words(outcome: Outcome) -> str:
         return f"FAILED {kind}: {(text.strip().splitlines() or [''])[0]}"
     ended = "" if result.reason == "steps" else f"  {result.reason}"
     accuracy = decimal(result.test_accuracy) if result.test_accuracy is not None else f"valid {decimal(result.accuracy)}"
-    return f"{accuracy}{size(result.traffic.bytes):>10}{duration(result.seconds):>10}{ended}"
+    return f"{accuracy}{size(result.traffic.bytes):>10} {duration(result.seconds):>9}{ended}"
 
 
 def failures(outcomes: Iterable[Outcome]) -> list[str]:
