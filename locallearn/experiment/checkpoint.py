@@ -18,8 +18,8 @@ import numpy as np
 from locallearn.chain import ABSENT, Row
 from locallearn.experiment.files import StoreError, read_json, write_json, write_whole
 from locallearn.runtime.parts import machine_part
-from locallearn.runtime.setup import Setup, Stage, begin_shared
-from locallearn.runtime.stale import kept
+from locallearn.runtime.regroup import shapes
+from locallearn.runtime.setup import Setup, Stage
 from locallearn.runtime.training import Snapshot
 from locallearn.traffic import Channel, Traffic
 
@@ -82,7 +82,7 @@ def names(setup: Setup, stage: Stage) -> list[list[str]]:
 
 
 def _names(setup: Setup, stage: Stage) -> list[list[str]]:
-    held = abstract(setup, stage)
+    held = shapes(setup, stage)
     found = []
     for shard in range(stage.wiring.shards):
         row, ends, past, *rest = machine_part(stage.wiring, held, shard)
@@ -96,19 +96,6 @@ def _names(setup: Setup, stage: Stage) -> list[list[str]]:
 
 def _of_blocks(row: Row) -> list[str]:
     return [f"block{i}/{name}" for i, value in enumerate(row) if value is not ABSENT for name in _paths(value)]
-
-
-def abstract(setup: Setup, stage: Stage) -> tuple[Any, Any, Any, Any]:
-    """Shapes and dtypes of a replica's states, of its channels' memories, its older weights and what it shares; nothing is computed."""
-    setup.plan_step(stage)  # before tracing: what it finds is kept
-    depth = setup.staleness(stage)
-
-    def made() -> tuple[Any, Any, Any, Any]:
-        state = setup.begin(stage)
-        shared = None if setup.replicas.count == 1 else begin_shared(setup, stage, state)
-        return state, setup.memory(stage), kept(state, depth), shared
-
-    return jax.eval_shape(made)
 
 
 def _paths(tree: Any) -> list[str]:

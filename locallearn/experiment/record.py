@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from locallearn.experiment.files import finite
-from locallearn.runtime.setup import Setup, Stage
+from locallearn.runtime.setup import Setup
 from locallearn.runtime.training import Evaluated, Watched
 
 TIMES = ("seconds", "compile_seconds")
@@ -57,11 +57,6 @@ def actors_of(event: Watched, shards: int) -> dict[str, Any]:
         return {**own, "step": status.step, "waiting": waiting, "waited": waited, "heartbeat_bytes": status.beats}
 
     return {"shards": [one(status) for status in event.shards]}
-
-
-def stage_at(setup: Setup, step: int) -> Stage:
-    """The stage that a run is in after `step` steps."""
-    return next((stage for stage in setup.stages if step <= stage.stop), setup.stages[-1])
 
 
 def delays_of(setup: Setup, step: int) -> list[list[int]]:

@@ -19,7 +19,7 @@ from locallearn.experiment.lines import Lines
 from locallearn.experiment.lock import Held, Lock
 from locallearn.experiment.planning import plan
 from locallearn.experiment.provenance import commit, here, now, provenance, relative, versions
-from locallearn.experiment.record import actors_of, delays_of, record_of, stage_at
+from locallearn.experiment.record import actors_of, delays_of, record_of
 from locallearn.experiment.result import Result, load
 from locallearn.experiment.store import FAILED, FINISHED, SUFFIX, Store, move_away
 from locallearn.experiment.training import prepared, training
@@ -151,7 +151,7 @@ def _noted(
             if store:
                 store.append(curve[-1])
         elif isinstance(event, Snapshot) and store:
-            checkpoint.save(store.checkpoints, checkpoint.names(setup, stage_at(setup, event.step)), event)
+            checkpoint.save(store.checkpoints, checkpoint.names(setup, setup.stage_at(event.step)), event)
         elif isinstance(event, Watched) and store:
             store.write_actors(actors_of(event, setup.stages[0].wiring.shards))
         elif isinstance(event, RolledBack):
@@ -184,7 +184,7 @@ def _end(
     config: Config, setup: Setup, store: Store | None, event: Finished, curve: list[dict[str, Any]], losses: Mapping[str, Any]
 ) -> Result:
     """Store the weights, then the result: whoever is killed in between trains on from the last checkpoint to the same end."""
-    stage = stage_at(setup, event.step)
+    stage = setup.stage_at(event.step)
     names = checkpoint.names(setup, stage)
     last = curve[-1] if curve else {"seconds": 0.0, "compile_seconds": 0.0}
     ending = {

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from locallearn.block import Block, State
-from locallearn.chain import Chain, Row
+from locallearn.chain import ABSENT, Chain, Row
 from locallearn.replicas import PLAIN, Outer, Replicas
 from locallearn.runtime.ring import AVERAGE, Deal, Memory, PlanRing, initial_memory
 from locallearn.runtime.wiring import Wiring
@@ -66,6 +66,11 @@ def settle(block: Block, state: State, agreement: Agreement, change: Any, *, out
 def evaluated(block: Block, state: State, agreement: Agreement) -> State:
     """A replica with the parameters agreed on, as evaluations see it."""
     return state._replace(params=block.joined(agreement.agreed, state.params)) if agreement.agreed != () else state
+
+
+def agreed_state(blocks: Sequence[Block], state: Row, agreement: Row) -> Row:
+    """The same of all blocks that are here."""
+    return Row(own if own is ABSENT else evaluated(b, own, agreed) for b, own, agreed in zip(blocks, state, agreement, strict=True))
 
 
 def agree(chain: Chain, state: Row, agreement: Row, outer: Outer | None) -> tuple[Row, Row]:

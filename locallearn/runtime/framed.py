@@ -13,7 +13,7 @@ import numpy as np
 from locallearn.chain import ABSENT, Chain, Row
 from locallearn.codec import Context, Spec
 from locallearn.rule import Batch, descended, replica_keys, step_keys
-from locallearn.runtime.averaging import Shared, evaluated
+from locallearn.runtime.averaging import Shared, agreed_state
 from locallearn.runtime.diagnostics import Diagnosis, Diagnostics
 from locallearn.runtime.endpoint import Endpoint
 from locallearn.runtime.frame import CONTROL, EVALUATE, TRAIN, Address, address_of, frame, machines, unframe
@@ -34,11 +34,13 @@ DRAW = 64
 class FramedSession(Session):
     """A session that trains step by step with real frames; what differs is who carries them.
 
-    shards: those that this process holds, of one replica. What replicas average goes between several sessions (`replicated`).
+    shards: those that this process holds, of one replica. present: the replicas that are there, of which the first evaluates and decides.
+    What they average goes between several sessions (`replicated`).
     """
 
-    def __init__(self, setup: Setup, shards: Sequence[int], replica: int = 0):
+    def __init__(self, setup: Setup, shards: Sequence[int], replica: int = 0, present: Sequence[int] = ()):
         self.setup, self.shards, self.replica, self.traffic = setup, tuple(shards), replica, Traffic()
+        self.present = tuple(present) or setup.everyone
         self.shared: Shared | None = None
         self._state: Any = None
         self._ring = Row(())
@@ -84,7 +86,7 @@ class FramedSession(Session):
 
     def _begin_shared(self, before: Stage | None) -> Shared:
         """What this replica shares with the others, as far as it is here."""
-        shared = begin_shared(self.setup, self.stage, self._state, self.replica)
+        shared = begin_shared(self.setup, self.stage, self._state, self.replica, self.present)
         if before is None or self.shared is None:
             return shared
         return shared._replace(ring=carried_ring(self.shared.ring, shared.ring, before.average == self.stage.average))
@@ -115,7 +117,7 @@ class FramedSession(Session):
 
     def correct(self, part: Any, lossless: bool) -> int | None:
         """Frame by frame, in the first replica."""
-        if self.replica:
+        if self.replica != self.present[0]:
             return None
         stage, state = self.stage, self._evaluated
         wiring = stage.lossless if lossless else stage.wiring
@@ -144,11 +146,12 @@ class FramedSession(Session):
     def _passed_on(self, choice: int) -> int:
         """From the first replica's top to all others', one after the other."""
         self._decisions += 1
-        if self.replica:
-            data = self.take(self._decided(self.stage.decision(self.replica - 1)), "decision")
+        place = self.present.index(self.replica)
+        if place > 0:
+            data = self.take(self._decided(self.stage.decision(self.present[place - 1], self.replica)), "decision")
             choice = int(unframe(data, [Spec((1,), np.uint8)])[0][0])
-        if self.replica + 1 < self.setup.replicas.count:
-            channel = self.stage.decision(self.replica)
+        if place + 1 < len(self.present):
+            channel = self.stage.decision(self.replica, self.present[place + 1])
             data = frame(self._decided(channel), (np.array([choice], np.uint8),))
             self.traffic += Traffic.of(channel, len(data) - HEADER_BYTES)
             self.post(self._decided(channel), data)
@@ -196,8 +199,7 @@ class FramedSession(Session):
         """The state as evaluations see it: with the parameters that all replicas agreed on."""
         if self.shared is None:
             return self._state
-        triples = zip(self.stage.blocks, self._state, self.shared.agreement, strict=True)
-        return Row(state if state is ABSENT else evaluated(block, state, own) for block, state, own in triples)
+        return agreed_state(self.stage.blocks, self._state, self.shared.agreement)
 
     def _mine(self, block: int) -> bool:
         return self.stage.wiring.placement[block] in self.shards
@@ -286,8 +288,8 @@ class FramedSession(Session):
 class EagerSession(FramedSession):
     """Message by message, with real frames, in one process: what actors do, for debugging and as their oracle."""
 
-    def __init__(self, setup: Setup, replica: int = 0, drawer: dict[Address, bytes] | None = None):
-        super().__init__(setup, range(setup.stages[0].wiring.shards), replica)
+    def __init__(self, setup: Setup, replica: int = 0, drawer: dict[Address, bytes] | None = None, present: Sequence[int] = ()):
+        super().__init__(setup, range(setup.stages[0].wiring.shards), replica, present)
         self._diagnostics = functools.lru_cache(maxsize=1)(functools.partial(Diagnostics, setup))
         self._drawer = {} if drawer is None else drawer
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Any, Protocol
 
@@ -111,14 +111,26 @@ class PeersSession(FramedSession):
 
     whole = False
 
-    def __init__(self, setup: Setup, shard: int, transport: Transport, cuts: Cuts | None = None, asides: int = 0, replica: int = 0):
+    def __init__(
+        self,
+        setup: Setup,
+        shard: int,
+        transport: Transport,
+        cuts: Cuts | None = None,
+        asides: int = 0,
+        replica: int = 0,
+        present: Sequence[int] = (),
+    ):
         super().__init__(setup, [shard], replica)
         self._pool: ThreadPoolExecutor | None = None
         self._flight: Flight | None = None
-        self.rewind(transport, cuts or Cuts(), asides)
+        self.rewind(transport, cuts or Cuts(), asides, present)
 
-    def rewind(self, transport: Transport, cuts: Cuts, asides: int = 0) -> None:
-        """Ready to be driven from a snapshot, or from the beginning, with all that was compiled; whoever drove it before has ended."""
+    def rewind(self, transport: Transport, cuts: Cuts, asides: int = 0, present: Sequence[int] = ()) -> None:
+        """Ready to be driven from a snapshot, or from the beginning, with all that was compiled; whoever drove it before has ended.
+
+        present: the replicas that are there, if not all are.
+        """
         if self._pool is not None:
             self._pool.shutdown()
         self._land()
@@ -127,6 +139,7 @@ class PeersSession(FramedSession):
         self._transport, self._cuts = transport, cuts
         self._reached: Callable[[Position], None] = getattr(transport, "reached", lambda position: None)
         self._state, self.traffic, self.asides, self.step = None, Traffic(), asides, 0
+        self.present = tuple(present) or self.setup.everyone
         self._decisions, self.delays = 0, ()
 
     def enter(self, stage: Stage) -> None:

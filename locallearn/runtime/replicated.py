@@ -12,7 +12,7 @@ from locallearn.runtime.averaging import Shared, agree, mean_gradients
 from locallearn.runtime.diagnostics import Diagnosis
 from locallearn.runtime.frame import AVERAGE, Address, frame, machines, unframe
 from locallearn.runtime.framed import EagerSession, FramedSession
-from locallearn.runtime.ring import Ring
+from locallearn.runtime.ring import Ring, further
 from locallearn.runtime.session import Session
 from locallearn.runtime.setup import Setup, Stage
 from locallearn.traffic import HEADER_BYTES, Traffic
@@ -43,11 +43,12 @@ class FramedRing(Ring):
 
     def __init__(self, members: Mapping[int, FramedSession], step: int):
         first = next(iter(members.values()))
+        count = len(first.present)
         self._members, self._step = members, step
         rings = {r: member.shared.ring for r, member in members.items() if member.shared is not None}
         memory = {i: Copies({r: ring[i] for r, ring in rings.items()}) for i in rings[first.replica]}
-        super().__init__(first.stage.wiring, first.setup.deal(first.stage), memory)
-        self._packets = first.setup.ring_packets(first.stage)
+        super().__init__(first.stage.wiring, first.setup.deal(first.stage, count), memory, first.present)
+        self._packets = first.setup.ring_packets(first.stage, count)
 
     def each(self, i: int, fn: Callable[..., Any], owner: Any, *args: Any, **options: Any) -> Any:
         """Left for the next program of each replica's shard."""
@@ -63,7 +64,7 @@ class FramedRing(Ring):
 
     def numbers(self) -> Any:
         """Each member's."""
-        return Copies({r: np.int32(r) for r in self._members})
+        return Copies({r: np.int32(self.present.index(r)) for r in self._members})
 
     def repeat(self, times: int, body: Callable[[Any, Any], Any], carry: Any) -> Any:
         """Hop after hop."""
@@ -97,7 +98,7 @@ class FramedRing(Ring):
         member.post(address, data)
 
     def _receive(self, member: FramedSession, replica: int, i: int, hop: int) -> tuple[np.ndarray, ...]:
-        data = member.take(self._address(i, (replica - 1) % self.deal.replicas, hop), self.channel(i, replica).message)
+        data = member.take(self._address(i, further(self.present, replica, -1), hop), self.channel(i, replica).message)
         return unframe(data, self._packets[i], self.deal.codec.wire)
 
     def _address(self, i: int, replica: int, hop: int) -> Address:
@@ -158,11 +159,12 @@ def _memory(ring: FramedRing, replica: int) -> Row:
 
 
 class EagerReplicas(Session):
-    """All replicas in one process, message by message."""
+    """All replicas in one process, message by message; or some of them, as if the others were lost."""
 
-    def __init__(self, setup: Setup):
+    def __init__(self, setup: Setup, present: Sequence[int] = ()):
         self.setup, self.traffic, drawer = setup, Traffic(), {}
-        self.sessions = {r: EagerSession(setup, r, drawer) for r in range(setup.replicas.count)}
+        self.sessions = {r: EagerSession(setup, r, drawer, present) for r in present or setup.everyone}
+        self._first = next(iter(self.sessions.values()))
 
     def enter(self, stage: Stage) -> None:
         """All compile once: their programs are the same."""
@@ -170,7 +172,7 @@ class EagerReplicas(Session):
         for session in self.sessions.values():
             session.enter(stage)
             for shard, segments in session.segments.items():
-                segments.programs = self.sessions[0].segments[shard].programs
+                segments.programs = self._first.segments[shard].programs
 
     def advance(self, start: int, stop: int) -> float:
         """Step by step; the mean loss of the first."""
@@ -180,13 +182,13 @@ class EagerReplicas(Session):
 
     def correct(self, part: Any, lossless: bool) -> int | None:
         """In the first."""
-        count = self.sessions[0].correct(part, lossless)
+        count = self._first.correct(part, lossless)
         self._count()
         return count
 
     def diagnose(self, step: int) -> Diagnosis:
         """Of the first."""
-        return self.sessions[0].diagnose(step)
+        return self._first.diagnose(step)
 
     def decide(self, choice: int) -> int:
         """From the first to all others."""
@@ -206,8 +208,8 @@ class EagerReplicas(Session):
     def restore(self, shards: Sequence[Sequence[np.ndarray]]) -> None:
         """The inverse."""
         count = self.stage.wiring.shards
-        for r, session in self.sessions.items():
-            session.restore(shards[r * count : (r + 1) * count])
+        for place, session in enumerate(self.sessions.values()):
+            session.restore(shards[place * count : (place + 1) * count])
 
     def _count(self) -> None:
         for session in self.sessions.values():

@@ -201,12 +201,12 @@ class Ring(Fabric):
     """The replicas of all blocks: a value of a block is one for each of its replicas, and the only message is `average`. Rings are abstract
     or final.
 
-    deal: how each block's numbers cross. memory: by block, of those that take part.
+    deal: how each block's numbers cross. memory: by block, of those that take part. present: the replicas in the ring, if not all are.
     """
 
-    def __init__(self, wiring: Wiring, deal: Deal, memory: Mapping[int, Any]):
+    def __init__(self, wiring: Wiring, deal: Deal, memory: Mapping[int, Any], present: Sequence[int] = ()):
         self.wiring, self.placement, self.deal = wiring, wiring.placement, deal
-        self.memory = dict(memory)
+        self.memory, self.present = dict(memory), tuple(present) or tuple(range(deal.replicas))
 
     @abc.abstractmethod
     def each(self, i: int, fn: Callable[..., Any], owner: Any, *args: Any, **options: Any) -> Any:
@@ -218,7 +218,7 @@ class Ring(Fabric):
 
     @abc.abstractmethod
     def numbers(self) -> Any:
-        """Each replica's own number."""
+        """Each replica's place in the ring."""
 
     @abc.abstractmethod
     def shift(self, packets: dict[int, Any], hop: Any) -> dict[int, Any]:
@@ -265,7 +265,12 @@ class Ring(Fabric):
     def channel(self, i: int, replica: int) -> Channel:
         """That of block i's shard from a replica to the next."""
         shard = self.placement[i]
-        return Channel(AVERAGE, MESSAGES[AVERAGE].kind, shard, shard, replica, (replica + 1) % self.deal.replicas)
+        return Channel(AVERAGE, MESSAGES[AVERAGE].kind, shard, shard, replica, further(self.present, replica))
+
+
+def further(present: Sequence[int], replica: int, places: int = 1) -> int:
+    """The replica so many places further in the ring of those that are present."""
+    return present[(present.index(replica) + places) % len(present)]
 
 
 def ring_channels(wiring: Wiring, deal: Deal, memory: Mapping[int, Any]) -> dict[int, list[Channel]]:

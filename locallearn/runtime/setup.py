@@ -57,10 +57,10 @@ class Stage:
         """The wiring of the decisions of a run."""
         return Wiring(self.wiring.placement, CONTROL, {"decision": exact()})
 
-    def decision(self, replica: int) -> Channel:
-        """The channel on which a replica's top tells the next one's what was decided."""
+    def decision(self, replica: int, to: int) -> Channel:
+        """The channel on which a replica's top tells another one's what was decided."""
         top = self.wiring.placement[-1]
-        return Channel("decision", CONTROL["decision"].kind, top, top, replica, replica + 1)
+        return Channel("decision", CONTROL["decision"].kind, top, top, replica, to)
 
     @property
     def lossless(self) -> Wiring:
@@ -123,6 +123,15 @@ class Setup:
     def steps(self) -> int:
         """Steps of the whole run."""
         return self.stages[-1].stop
+
+    @property
+    def everyone(self) -> tuple[int, ...]:
+        """All replicas."""
+        return tuple(range(self.replicas.count))
+
+    def stage_at(self, step: int) -> Stage:
+        """The stage that a run is in after `step` steps, the first that reaches it."""
+        return next((stage for stage in self.stages if step <= stage.stop), self.stages[-1])
 
     @cached_property
     def evaluation_batch(self) -> int:
@@ -199,7 +208,7 @@ class Setup:
             Chain(stage.blocks, plan).broadcast("decision", Planned(Spec((1,), jnp.uint8), len(stage.blocks) - 1))
             traffic = plan.traffic.copied(self.replicas.count)
             for replica in range(self.replicas.count - 1):
-                traffic.count(stage.decision(replica), 1)
+                traffic.count(stage.decision(replica, replica + 1), 1)
             return Footprint(traffic.at(self.count), plan.channels, plan.hops + self.replicas.count - 1)
 
         return self.once("decision", stage, make)
@@ -264,19 +273,21 @@ class Setup:
         channels = self.plan_step(stage).channels
         return [initial_memory(stage.wiring, channels, self.seed + k, replica) for k in range(self.microbatches)]
 
-    def deal(self, stage: Stage) -> Deal:
-        """How what replicas average is dealt out to them."""
-        return Deal(stage.average, self.replicas.count)
+    def deal(self, stage: Stage, present: int | None = None) -> Deal:
+        """How what replicas average is dealt out to them. present: how many are there, if not all are."""
+        return Deal(stage.average, present or self.replicas.count)
 
-    def ring_packets(self, stage: Stage) -> dict[int, tuple[Spec, ...]]:
-        """Shapes of what goes round the rings, by block, of those that take part."""
+    def ring_packets(self, stage: Stage, present: int) -> dict[int, tuple[Spec, ...]]:
+        """Shapes of what goes round the rings of so many replicas, by block, of those that take part."""
         state = jax.eval_shape(lambda: init_state(stage.rule, stage.blocks, 0))
-        return {i: packet_specs(self.deal(stage), tree) for i, tree in averaged(stage.blocks, state).items()}
+        return {i: packet_specs(self.deal(stage, present), tree) for i, tree in averaged(stage.blocks, state).items()}
 
-    def ring_memory(self, stage: Stage) -> dict[int, Memory]:
-        """What the ends of the replicas' rings remember before the stage, by block, stacked over the replicas."""
+    def ring_memory(self, stage: Stage, present: int | None = None) -> dict[int, Memory]:
+        """What the ends of the replicas' rings remember before the stage, by block, stacked over the replicas; one alone has no ring."""
+        if present == 1:
+            return {}
         state = jax.eval_shape(lambda: init_state(stage.rule, stage.blocks, 0))
-        return ring_memory(self.deal(stage), stage.blocks, state, self.seed)
+        return ring_memory(self.deal(stage, present), stage.blocks, state, self.seed)
 
     def sharing(self, known: dict[Any, Any]) -> Setup:
         """Itself, with what is known of other setups of its structure; what it finds out is added to that."""
@@ -315,12 +326,13 @@ class Setup:
         return Batch(*(Planned(spec, owner, early=True) for spec, owner in zip((x, y, index, key), owners, strict=True)))
 
 
-def begin_shared(setup: Setup, stage: Stage, state: Row, replica: int = 0) -> Shared:
-    """What a replica shares at the start of a stage, of the blocks of its state that are here."""
+def begin_shared(setup: Setup, stage: Stage, state: Row, replica: int = 0, present: Sequence[int] = ()) -> Shared:
+    """What a replica shares at the start of a stage, of the blocks of its state that are here. present: who is there, if not all are."""
+    present = present or setup.everyone
     pairs = zip(stage.blocks, state, strict=True)
     agreement = Row(s if s is ABSENT else begin_agreement(b, s, replicas=setup.replicas) for b, s in pairs)
-    ring = {i: of(memory, replica) for i, memory in setup.ring_memory(stage).items() if state[i] is not ABSENT}
-    return Shared(agreement, ring)
+    place, memories = present.index(replica), setup.ring_memory(stage, len(present))
+    return Shared(agreement, {i: of(memory, place) for i, memory in memories.items() if state[i] is not ABSENT})
 
 
 def rehearse(rule: Rule, blocks: Sequence[Block]) -> None:

@@ -10,18 +10,20 @@ from locallearn.runtime.training import Snapshot, train
 
 
 class Threads:
-    """One machine in each thread. kept: the snapshots of which every part was taken."""
+    """One machine of those of the replicas that are present in each thread. kept: the snapshots of which every part was taken."""
 
-    def __init__(self, setup, resume=None, keep_seconds=1e9):
+    def __init__(self, setup, resume=None, keep_seconds=1e9, present=()):
         shards, self._keep_seconds = setup.stages[0].wiring.shards, keep_seconds
-        self.count, self.top = shards * setup.replicas.count, shards - 1
-        self.links = [Links(k, "127.0.0.1", 1, b"s" * 32) for k in range(self.count)]
+        machines = [r * shards + s for r in present or setup.everyone for s in range(shards)]
+        self.count, self.top = len(machines), shards - 1
+        self.links = [Links(k, "127.0.0.1", 1, b"s" * 32) for k in machines]
+        places = {k: one.place for k, one in zip(machines, self.links, strict=True)}
         for one in self.links:
-            one.connect([other.place for other in self.links])
+            one.connect([places.get(k) for k in range(shards * setup.replicas.count)])
         self.cuts = [Cuts() for _ in self.links]
         self.sessions = [
-            PeersSession(setup, k % shards, link, cuts, replica=k // shards)
-            for k, (link, cuts) in enumerate(zip(self.links, self.cuts, strict=True))
+            PeersSession(setup, k % shards, link, cuts, replica=k // shards, present=present)
+            for k, link, cuts in zip(machines, self.links, self.cuts, strict=True)
         ]
         self.errors, self.events = [], [[] for _ in self.links]
         self.threads = [threading.Thread(target=self._train, args=(k, resume), daemon=True) for k in range(self.count)]
