@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 def size(count: float) -> str:
     """Bytes with three digits: `4 B`, `1.18 MiB`, `0.98 GiB`."""
@@ -56,6 +58,12 @@ def decimal(value: float | None, digits: int = 3) -> str:
 
 def _three(amount: float) -> str:
     return f"{amount:.2f}" if amount < 9.995 else f"{amount:.1f}" if amount < 99.95 else f"{amount:.0f}"
+
+
+def those(replicas: Sequence[int]) -> str:
+    """`replica 1`, `replicas 0 and 2`, `replicas 0, 1 and 3`."""
+    *most, last = map(str, replicas)
+    return f"replicas {', '.join(most)} and {last}" if most else f"replica {last}"
 
 
 def called(shard: int, replica: int | None = None) -> str:

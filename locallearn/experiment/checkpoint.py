@@ -35,7 +35,7 @@ def save(folder: Path, names: Sequence[Sequence[str]], snapshot: Snapshot, final
         entries: dict[str, Any] = {_entry(name, array): array for name, array in zip(labels, arrays, strict=True)}
         write_whole(target / f"shard-{shard}.npz", partial(np.savez, **entries))
     state = {"step": snapshot.step, "seconds": snapshot.seconds, "final": final, "traffic": snapshot.traffic.rows()}
-    state |= {"losses": list(snapshot.losses), "delays": [list(own) for own in snapshot.delays]}
+    state |= {"losses": list(snapshot.losses), "delays": [list(own) for own in snapshot.delays], "present": snapshot.present}
     write_json(target / "DONE", state)
     for old in sorted(folder.iterdir())[:-KEPT]:
         _remove(old)
@@ -63,7 +63,8 @@ def latest(folder: Path, final: bool = False) -> Snapshot | None:
             shards = [list(_read(target / f"shard-{k}.npz").values()) for k in range(count)]
             total, count = state.get("losses", (0.0, 0))
             delays = tuple(map(tuple, state.get("delays", ())))
-            return Snapshot(state["step"], state["seconds"], Traffic.of_rows(state["traffic"]), shards, (total, count), delays=delays)
+            traffic, present = Traffic.of_rows(state["traffic"]), tuple((step, tuple(who)) for step, who in state.get("present", ()))
+            return Snapshot(state["step"], state["seconds"], traffic, shards, (total, count), delays=delays, present=present)
     return None
 
 

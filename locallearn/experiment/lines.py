@@ -13,8 +13,8 @@ from locallearn.experiment.provenance import relative
 from locallearn.experiment.result import Result
 from locallearn.experiment.store import FABRICS
 from locallearn.runtime.setup import Setup
-from locallearn.runtime.training import Compiled, Evaluated, Progress, Recovered, RolledBack
-from locallearn.words import decimal, duration, number, plural, size
+from locallearn.runtime.training import Compiled, Evaluated, Joined, Progress, Recovered, RolledBack
+from locallearn.words import decimal, duration, number, plural, size, those
 
 WIDTH = 80
 HEADER = f"{'step':>8}{'loss':>9}{'valid':>8}{'sent':>12}{'rate':>11}"
@@ -42,7 +42,10 @@ class Lines:
                 return []
             case RolledBack():
                 who = "all" if event.shard is None else f"shard {event.shard}"
-                return [*_folded("lost", event.reason), f"back     {who} to step {event.step} of {self.steps}"]
+                without = f", without {those(event.dropped)}" if event.dropped else ""
+                return [*_folded("lost", event.reason), f"back     {who} to step {event.step} of {self.steps}{without}"]
+            case Joined():
+                return [f"joined   {those(event.replicas)}, from step {event.step} of {self.steps} on"]
             case Recovered():
                 return [f"again    at step {event.step}, {duration(event.seconds)} after it was lost"]
             case Ended():

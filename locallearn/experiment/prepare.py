@@ -133,22 +133,28 @@ class Making:
         """With all data."""
         return prepare(self.config, tested=self.tested, apart=True)
 
+    def outline(self) -> Setup:
+        """Without data."""
+        return arrange(self.config, self._blank(), apart=True)
+
+    def _blank(self) -> Found:
+        absent = Split(*(Arrays(_absent(shape, dtype), _absent(shape[:1], "<i4")) for shape, dtype in self.shapes))
+        return Found(tuple(self.config.data.example_shape), self.config.data.classes, self.intake, absent)
+
     def of_shard(self, shard: int) -> Setup:
         """With the data that one shard uses. Top and bottom need the labels to split by, and so read the whole set."""
         bottom, top = shard == 0, shard == self.shards - 1
-        absent = Split(*(Arrays(_absent(shape, dtype), _absent(shape[:1], "<i4")) for shape, dtype in self.shapes))
-        data = self.config.data
-        found = Found(tuple(data.example_shape), data.classes, self.intake, absent)
         if not bottom and not top:
-            return arrange(self.config, found, apart=True)
+            return self.outline()
+        blank = self._blank()
         try:
             found = find(self.config, tested=self.tested)
         except DataError:
             if self.given is None:
                 raise
-            found = found._replace(parts=self.given())
-        pairs = zip(found.parts, absent, strict=True)
-        parts = Split(*(Arrays(part.x if bottom else blank.x, part.y if top else blank.y) for part, blank in pairs))
+            found = blank._replace(parts=self.given())
+        pairs = zip(found.parts, blank.parts, strict=True)
+        parts = Split(*(Arrays(part.x if bottom else none.x, part.y if top else none.y) for part, none in pairs))
         return arrange(self.config, found._replace(parts=parts), apart=True)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from locallearn.experiment.files import finite
+from locallearn.replicas import away_since, replica_steps
 from locallearn.runtime.setup import Setup
 from locallearn.runtime.training import Evaluated, Watched
 
@@ -24,7 +25,7 @@ def record_of(setup: Setup, event: Evaluated) -> dict[str, Any]:
     return finite(
         {
             "step": event.step,
-            "examples": event.step * setup.batch * setup.replicas.count,
+            "examples": replica_steps(event.present, event.step, setup.replicas.count) * setup.batch,
             "seconds": round(event.seconds, 6),
             "compile_seconds": round(event.compile_seconds, 6),
             **({} if setup.clock is None else {"simulated_seconds": round(setup.simulated_seconds(event.step) or 0.0, 6)}),
@@ -45,18 +46,20 @@ def record_of(setup: Setup, event: Evaluated) -> dict[str, Any]:
 def actors_of(event: Watched, shards: int) -> dict[str, Any]:
     """How the actors are, as plain data: of so many shards, one replica after the other. All of it follows the clock.
 
-    What one waits for, and waited for, goes by the place of the other in this list.
+    What one waits for, and waited for, goes by the place of the other in this list. One whose replica is away has no step, but `away`, the
+    step since when it is.
     """
     copied = len(event.shards) > shards
 
-    def one(status: Any) -> dict[str, Any]:
-        waiting = dict(zip(("step", "message", "shard"), status.waiting, strict=True)) if status.waiting else None
-        waited = {str(other): round(seconds, 3) for (shard, other), seconds in sorted(event.waited.items()) if shard == status.machine}
-        replica, shard = divmod(status.machine, shards)
+    def one(machine: int, status: Any) -> dict[str, Any]:
+        waiting = dict(zip(("step", "message", "shard"), status.waiting, strict=True)) if status and status.waiting else None
+        waited = {str(other): round(seconds, 3) for (shard, other), seconds in sorted(event.waited.items()) if shard == machine}
+        replica, shard = divmod(machine, shards)
         own = {"shard": shard, **({"replica": replica} if copied else {})}
-        return {**own, "step": status.step, "waiting": waiting, "waited": waited, "heartbeat_bytes": status.beats}
+        own |= {"step": status.step} if status else {"step": None, "away": away_since(event.present, replica)}
+        return {**own, "waiting": waiting, "waited": waited, "heartbeat_bytes": status.beats if status else 0}
 
-    return {"shards": [one(status) for status in event.shards]}
+    return {"shards": [one(machine, status) for machine, status in enumerate(event.shards)]}
 
 
 def delays_of(setup: Setup, step: int) -> list[list[int]]:

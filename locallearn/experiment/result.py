@@ -43,7 +43,8 @@ class Result:
     without a validation set. phase: that it ended in, from 0. reason: why it ended: `steps`, `accuracy`, `bytes` or `diverged`.
     seconds: of training and evaluation, without compiling. directory: where it is stored, if it is. rollbacks: how often it went back to
     a snapshot because an actor was lost, and seconds_lost: what that cost, from the last progress before to the same step again. delays:
-    by shard, how many steps began with weights that were 0, 1, 2 and so on updates old; nothing where steps do not overlap.
+    by shard, how many steps began with weights that were 0, 1, 2 and so on updates old; nothing where steps do not overlap. present: from
+    which step on which replicas were there; nothing where all were all the time.
     """
 
     settings: Mapping[str, Any]
@@ -62,6 +63,7 @@ class Result:
     delays: Sequence[Sequence[int]] = ()
     rollbacks: int = 0
     seconds_lost: float = 0.0
+    present: Sequence[Any] = ()
 
     @property
     def accuracy(self) -> float | None:

@@ -25,7 +25,7 @@ from locallearn.experiment.store import FAILED, FINISHED, SUFFIX, Store, move_aw
 from locallearn.experiment.training import prepared, training
 from locallearn.runtime.placement import Unplaced
 from locallearn.runtime.setup import Setup
-from locallearn.runtime.training import Compiled, Evaluated, Event, Finished, Placed, Recovered, RolledBack, Snapshot, Watched
+from locallearn.runtime.training import Compiled, Evaluated, Event, Finished, Joined, Placed, Recovered, RolledBack, Snapshot, Watched
 
 AS_USUAL = How()
 
@@ -154,8 +154,12 @@ def _noted(
             checkpoint.save(store.checkpoints, checkpoint.names(setup, setup.stage_at(event.step)), event)
         elif isinstance(event, Watched) and store:
             store.write_actors(actors_of(event, setup.stages[0].wiring.shards))
-        elif isinstance(event, RolledBack):
-            losses["rollbacks"] += 1
+        elif isinstance(event, RolledBack | Joined):
+            losses["rollbacks"] += isinstance(event, RolledBack)
+            if isinstance(event, Joined) or event.dropped:  # with other replicas, what came after it comes out otherwise
+                curve = [record for record in curve if record["step"] <= event.step]
+                if store:
+                    store.rewind(event.step)
         elif isinstance(event, Recovered):
             losses["seconds_lost"] += event.seconds
         yield event
@@ -196,6 +200,7 @@ def _end(
         "seconds": last["seconds"],
         "compile_seconds": last["compile_seconds"],
         "delays": [list(own) for own in event.delays or delays_of(setup, event.step)],
+        "present": event.present,
         **losses,
     }
     if store:

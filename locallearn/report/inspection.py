@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import functools
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from locallearn.errors import LocallearnError
 from locallearn.experiment.store import NEW, RUNNING, Store
+from locallearn.replicas import replica_steps
 from locallearn.report.depth import course
 from locallearn.report.table import to_csv
 from locallearn.report.tabular import aligned, short, shown
-from locallearn.report.waits import waits_text
+from locallearn.report.waits import WIDTH, waits_text
 from locallearn.traffic import ASIDE
-from locallearn.words import decimal, duration, plural, size, span
+from locallearn.words import decimal, duration, plural, size, span, those
 
 
 def plan_text(path: Path, sets: Sequence[str], form: str) -> str:
@@ -144,7 +146,7 @@ def show_text(directory: Path, form: str = "table") -> str:
     parts += [part for part in (_curve(records), course(records)) if part] if records else []
     if ending:
         tested = f"test {decimal(ending['test_accuracy'], 4)} (lossless {decimal(ending['test_accuracy_lossless'], 4)})"
-        tested += _ages(ending.get("delays", ()))
+        tested += _ages(ending.get("delays", ())) + _presence(ending, store.read_config() or {})
         parts.append(f"ended after {plural(ending['step'], 'step')} ({ending['reason']}): {tested}\n{_links(ending['traffic'])}")
     waits = waits_text(store.read("actors.json"), store.state == RUNNING)
     parts += [waits] if waits else []
@@ -157,6 +159,16 @@ def _ages(delays: Sequence[Sequence[int]]) -> str:
     """How old the weights were that each shard's steps began with."""
     ages = [f"{sum(k * count for k, count in enumerate(own)) / sum(own):.2f} ({len(own) - 1})" for own in delays if sum(own)]
     return f"\nage of weights by shard, in updates: mean (most)  {', '.join(ages)}" if ages else ""
+
+
+def _presence(ending: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """Which replicas were there, where some were lost."""
+    present, count = ending.get("present", ()), config.get("replicas", {}).get("count", 1)
+    if not present:
+        return ""
+    told = [f"{'all' if len(who) == count else those(who)} from step {start}" for start, who in present]
+    done = f"{replica_steps(present, ending['step'], count)} of {ending['step'] * count} steps of replicas done"
+    return "\n" + textwrap.fill(f"there were {', '.join(told)}: {done}", WIDTH)
 
 
 def _origin(meta: Mapping[str, Any]) -> str:

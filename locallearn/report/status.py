@@ -13,15 +13,13 @@ import yaml
 from locallearn.errors import LocallearnError
 from locallearn.experiment.store import FAILED, FINISHED, INTERRUPTED, NEW, RUNNING, Store, run_directories
 from locallearn.report.tabular import short, shown
-from locallearn.report.waits import waits_below
+from locallearn.report.waits import WIDTH, waits_below
 from locallearn.words import decimal, duration, plural, size
 
 DIVERGED = "diverged"
 OVER = (FINISHED, FAILED, DIVERGED)
 ORDER = (RUNNING, FAILED, INTERRUPTED, DIVERGED, FINISHED, NEW)
 """In which they are counted, and shown where there is no room for all."""
-
-WIDTH = 80
 
 
 def _since(seconds: float | None) -> str:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from locallearn.experiment.store import RUNNING, Store
-from locallearn.words import called, duration, plural
+from locallearn.words import called, duration, plural, those
+
+WIDTH = 80
 
 
 def waits_text(said: Mapping[str, Any], running: bool) -> str:
-    """A line for each shard: its step, what it waits for now if it runs, and how long it has waited for each other one. Empty for none."""
+    """Of each shard: its step, what it waits for now if it runs, and how long it has waited for each other one. Empty for none."""
     shards = said.get("shards", ())
-    names = [called(shard["shard"], shard.get("replica")) for shard in shards]
-    return "\n".join(_line(names, name, shard, running) for name, shard in zip(names, shards, strict=True))
+    return "\n".join(line for own in shards for line in _lines(shards, own, running))
 
 
 def waits_below(rows: Sequence[Mapping[str, Any]], root: Any) -> str:
@@ -26,10 +28,18 @@ def waits_below(rows: Sequence[Mapping[str, Any]], root: Any) -> str:
     return "\n\n".join(found)
 
 
-def _line(names: Sequence[str], name: str, said: Mapping[str, Any], running: bool) -> str:
-    now = said["waiting"]
-    waiting = f", waits for `{now['message']}` of step {now['step']} from {names[now['shard']]}" if now and running else ""
-    longest = sorted(said["waited"].items(), key=lambda each: -each[1])
-    so_far = ", ".join(f"{duration(seconds)} for {names[int(shard)]}" for shard, seconds in longest if seconds >= 0.05)
-    step = f"{plural(said['step'], 'step')}" if not running else f"step {said['step']}"
-    return f"{name}  {step}{waiting}; waited {so_far}" if so_far else f"{name}  {step}{waiting}"
+def _lines(shards: Sequence[Mapping[str, Any]], own: Mapping[str, Any], running: bool) -> list[str]:
+    now, head = own["waiting"], f"{called(own['shard'], own.get('replica'))}  "
+    step = f"away since step {own['away']}" if "away" in own else f"step {own['step']}" if running else plural(own["step"], "step")
+    waiting = f", waits for `{now['message']}` of step {now['step']} from {_other(shards[now['shard']], own)}" if now and running else ""
+    longest = sorted(own["waited"].items(), key=lambda each: -each[1])
+    so_far = ", ".join(f"{duration(seconds)} for {_other(shards[int(k)], own)}" for k, seconds in longest if seconds >= 0.05)
+    text = f"{step}{waiting}; waited {so_far}" if so_far else f"{step}{waiting}"
+    return textwrap.wrap(text, WIDTH, initial_indent=head, subsequent_indent=" " * len(head))
+
+
+def _other(other: Mapping[str, Any], own: Mapping[str, Any]) -> str:
+    """What one calls another: by what is different."""
+    if "replica" not in own or other["replica"] == own["replica"]:
+        return called(other["shard"])
+    return those([other["replica"]]) if other["shard"] == own["shard"] else called(other["shard"], other["replica"])

@@ -117,12 +117,19 @@ class ShardActor:
         return self._transport.mailbox.taken(stream, at_least) if life == self._life else at_least
 
     def start(
-        self, places: Sequence[Any], work: int, make_setup: Callable[[], Any], resume: Any, keep_seconds: float, network: Any = None
+        self,
+        places: Sequence[Any],
+        work: int,
+        make_setup: Callable[[], Any],
+        resume: Any,
+        keep_seconds: float,
+        network: Any = None,
+        present: Sequence[int] = (),
     ) -> None:
         """Begin to train, or go back: a shard that has done the same work before keeps what it compiled.
 
         places: where the shards listen, if they do. work: the number of the run. resume: this shard's part of a snapshot. network: to
-        emulate.
+        emulate. present: the replicas that are there, if not all are.
         """
         from locallearn.runtime.cuts import Cuts
         from locallearn.runtime.handshake import Position
@@ -135,7 +142,7 @@ class ShardActor:
         if work != self._work:
             self._work, self._session = work, None
         cuts = self._cuts = Cuts()
-        self._worker = Worker(lambda: self._train(transport, cuts, make_setup, resume, keep_seconds))
+        self._worker = Worker(lambda: self._train(transport, cuts, make_setup, resume, keep_seconds, present))
         self._worker.start()
 
     def cut(self, life: int, step: int) -> bool:
@@ -179,7 +186,9 @@ class ShardActor:
         self._cuts: Any = None
         self._worker = None
 
-    def _train(self, transport: Any, cuts: Any, make_setup: Callable[[], Any], resume: Any, keep_seconds: float) -> None:
+    def _train(
+        self, transport: Any, cuts: Any, make_setup: Callable[[], Any], resume: Any, keep_seconds: float, present: Sequence[int]
+    ) -> None:
         from locallearn.runtime.peers import PeersSession
         from locallearn.runtime.telling import Diary, Numbers
         from locallearn.runtime.training import Compiled, train
@@ -190,11 +199,11 @@ class ShardActor:
         events, session, asides = self._events, self._session, resume.asides if resume else 0
         if session is None:
             setup = _made(make_setup, self._shard)
-            session = PeersSession(setup, self._shard, transport, cuts, asides, self._replica or 0)
+            session = PeersSession(setup, self._shard, transport, cuts, asides, self._replica or 0, present)
             if cuts is self._cuts:  # else it was given up meanwhile, and left behind: another one trains here
                 self._session = session
         else:
-            session.rewind(transport, cuts, asides)
+            session.rewind(transport, cuts, asides, present)
         try:
             for event in train(session, resume, keep_seconds, cuts=cuts):
                 events.append(event)

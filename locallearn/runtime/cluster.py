@@ -11,14 +11,14 @@ import os
 import re
 import secrets
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
 from ray import exceptions
 
 from locallearn.data import files
-from locallearn.errors import ShardLost
+from locallearn.errors import LocallearnError, ShardLost
 from locallearn.networks import Network
 from locallearn.runtime.actors import ShardActor
 from locallearn.runtime.joining import joined
@@ -81,7 +81,7 @@ def _size(make_setup: Any) -> tuple[int, int]:
 class Crew:
     """One actor for each shard of each replica, for one run or for several, one after the other. A context manager: leaving it ends them.
 
-    count: of actors. top: the one whose findings count, of the first replica. processes: their process ids. peak_memory: bytes, for each.
+    count: of actors. processes: their process ids. peak_memory: bytes, for each.
     moves: of those replaced last, who is on another node than before.
     """
 
@@ -95,7 +95,7 @@ class Crew:
         name: str = "run",
         cluster: Cluster = PLAIN,
     ):
-        self.shards, self.replicas, self.count, self.top = shards, replicas, shards * replicas, shards - 1
+        self.shards, self.replicas, self.count = shards, replicas, shards * replicas
         self.address, self.transport, self.name, self.cluster = address, transport, name, cluster.copied(replicas)
         self._place: Place | None = None
         self._seats: dict[int, Seat] = {}
@@ -104,6 +104,7 @@ class Crew:
         self.peak_memory = [0] * self.count
         self.moves: list[str] = []
         self._hired_already: dict[int, Any] = {}
+        self._awaited: dict[int, Any] = {}
         self._full: set[str] = set()
         self._ray, self._private = contextlib.ExitStack(), False
         self._numbers = 0
@@ -138,6 +139,7 @@ class Crew:
         Not where there are replicas: what the others of its ring had from it since its last snapshot is in their parameters. Nor where
         steps overlap as they come: it would not say again what it said.
         """
+        self._take_seats(list(self._awaited))  # hired in the midst of a run before this one
         alone = alone and self.replicas == 1 and not getattr(make_setup, "overlaps", False)
         return Supervisor(self, make_setup, resume, keep_seconds, network, alone).events()
 
@@ -151,11 +153,23 @@ class Crew:
         self._numbers += 1
         return self._numbers
 
-    def start(self, work: int, setup: Any, parts: list[Snapshot | None], keep_seconds: float, network: Network | None) -> int:
-        """Have every actor give up what it does and train from its part of a snapshot, connected afresh; the number of this life."""
+    def start(
+        self,
+        work: int,
+        setup: Any,
+        parts: Mapping[int, Snapshot | None],
+        keep_seconds: float,
+        network: Network | None,
+        present: Sequence[int] = (),
+    ) -> int:
+        """Have actors give up what they do and train, each from its part of a snapshot, connected afresh; the number of this life.
+
+        parts: of each that takes part. present: the replicas of these, if not all are.
+        """
         life = self.next_number()
-        self._places = self._prepare_links(life)
-        self._all([a.start.remote(self._places, work, setup, parts[k], keep_seconds, network) for k, a in enumerate(self.actors)])
+        self._places = self._prepare_links(life, parts)
+        again = [self.actors[k].start.remote(self._places, work, setup, part, keep_seconds, network, present) for k, part in parts.items()]
+        self._all(again, parts)
         return life
 
     def restart(
@@ -168,12 +182,39 @@ class Crew:
         self._all([self.actors[k].moved.remote(life, shard, self._places[shard]) for k in others], others)
         self._all([actor.start.remote(self._places, work, setup, part, keep_seconds, network)], [shard])
 
-    def mend(self) -> None:
-        """Replace the actors that are gone or do not answer, on whatever nodes there are now; the others stay."""
-        pings = {actor.hired.remote(): k for k, actor in enumerate(self.actors)}
+    def missing(self, among: Sequence[int]) -> list[int]:
+        """Which of these actors are gone or do not answer."""
+        pings = {self.actors[k].hired.remote(): k for k in among}
         answered, _ = ray.wait(list(pings), num_returns=len(pings), timeout=ANSWER_SECONDS)
         present = {pings[reference] for reference in answered if _is_good(reference)}
-        self._replace([k for k in range(self.count) if k not in present])
+        return [k for k in among if k not in present]
+
+    def mend(self, among: Sequence[int]) -> None:
+        """Replace those of these actors that are missing, on whatever nodes there are now; the others stay."""
+        self._replace(self.missing(among))
+
+    def vacate(self, actors: Sequence[int], hire: bool = True) -> None:
+        """End these actors. hire: others for their places, as soon as there is room; nobody waits until they `came`."""
+        for k in actors:
+            with contextlib.suppress(Exception):
+                ray.kill(self.actors[k])
+            self._awaited.pop(k, None)
+            if hire:
+                self.actors[k] = self._hired_already.pop(k, None) or self._hire_in_place(k)
+                self._awaited[k] = self.actors[k].hired.remote()
+
+    def came(self, actors: Sequence[int]) -> bool:
+        """Whether all of these that were hired are there, ready to begin; who died as it started is hired once more."""
+        waiting = [self._awaited[k] for k in actors if k in self._awaited]
+        there, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0) if len(waiting) == len(actors) else ([], [])
+        if len(there) < len(actors):
+            return False
+        try:
+            self._take_seats(actors)
+        except LocallearnError:
+            self.vacate(self.missing(actors))
+            return False
+        return True
 
     def spread_out(self) -> int | None:
         """An actor that shares its node, for which another one is hired on a node where there is none; `restart` has that take its place.
@@ -207,12 +248,8 @@ class Crew:
 
     def _replace(self, absent: list[int]) -> None:
         before = dict(self._seats)
-        for k in absent:
-            with contextlib.suppress(Exception):
-                ray.kill(self.actors[k])
-            self.actors[k] = self._hired_already.pop(k, None) or self._hire_in_place(k)
-        for k, process in zip(absent, self._present(absent) if absent else (), strict=True):
-            self.processes[k] = process
+        self.vacate(absent)
+        self._take_seats(absent)
         self.moves = [self._whereabouts(k) for k in absent if self._seats[k].machine != before[k].machine]
 
     def _hire_in_place(self, actor: int) -> Any:
@@ -231,13 +268,15 @@ class Crew:
                 ray.kill(actor)
         self.actors = []
 
-    def _prepare_links(self, life: int) -> list[Any]:
-        """Every actor is ready to receive; where each listens, with a secret that is this life's alone."""
+    def _prepare_links(self, life: int, members: Iterable[int]) -> list[Any]:
+        """Every one of these actors is ready to receive; where each listens, with a secret that is this life's alone."""
         if self.transport == "ray":
-            self._all([actor.receive.remote(life, self.actors) for actor in self.actors])
+            self._all([self.actors[k].receive.remote(life, self.actors) for k in members], members)
             return []
         self._secret, self._host = secrets.token_bytes(32), "127.0.0.1" if self._private else None
-        return self._all([actor.listen.remote(life, self._host, self._secret, self.cluster.ports) for actor in self.actors])
+        ready = self._all([self.actors[k].listen.remote(life, self._host, self._secret, self.cluster.ports) for k in members], members)
+        places = dict(zip(members, ready, strict=True))
+        return [places.get(k) for k in range(self.count)]
 
     def _all(self, references: list[Any], shards: Iterable[int] | None = None) -> list[Any]:
         """What every actor answers, in order of the shards."""
@@ -254,9 +293,9 @@ class Crew:
         patience = min(self.cluster.timeout, PRIVATE_SECONDS if self._private else math.inf)
         self._place = Place(self.cluster, self.count, patience)
         for left in reversed(range(STARTS)):
-            self.actors = [self._hire_one(k) for k in range(self.count)]
+            self.actors, self.processes = [self._hire_one(k) for k in range(self.count)], [0] * self.count
             try:
-                self.processes = self._present(range(self.count))
+                self._take_seats(range(self.count))
                 return
             except ShardLost:
                 if not left:
@@ -272,9 +311,10 @@ class Crew:
         options = {**self._place.options(actor), "max_concurrency": 32, "name": name, "namespace": namespace}
         return ShardActor.options(**options).remote(shard, replica if self.replicas > 1 else None, actor)  # type: ignore[attr-defined]
 
-    def _present(self, shards: Iterable[int]) -> list[int]:
-        """The process ids of actors that were just hired, each kept to the cores that it may compute on. Unplaced if they find no place."""
-        hired = list(shards)
+    def _take_seats(self, hired: Sequence[int]) -> None:
+        """Wait for actors that were just hired; each is kept to the cores that it may compute on. Unplaced if they find no place."""
+        if not hired:
+            return
         waiting = [self.actors[k].seat.remote() for k in hired]
         patience = max(self.cluster.timeout, START_SECONDS)
         placed, _ = ray.wait(waiting, num_returns=len(waiting), timeout=patience)
@@ -283,7 +323,9 @@ class Crew:
         self._seats.update(zip(hired, self._all(waiting, hired), strict=True))
         dealt = shares([self._seats[k] for k in range(self.count)], self.cluster)
         self._all([self.actors[k].sit.remote(dealt[k], passed_on()) for k in hired], hired)
-        return [self._seats[k].process for k in hired]
+        for k in hired:
+            self.processes[k] = self._seats[k].process
+            self._awaited.pop(k, None)
 
 
 def passed_on() -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from locallearn.runtime.training import Compiled, Evaluated, Event, Finished, Snapshot
@@ -47,10 +47,12 @@ class Heard:
 
 
 class Hearing:
-    """All machines' reports, merged. top: the one whose findings count, the top shard of the first replica."""
+    """The reports of all machines of a life, merged. parts: of the snapshot that it began from, by machine. top: the machine whose findings
+    count, the top shard of the first replica."""
 
-    def __init__(self, parts: list[Snapshot | None], top: int):
-        self.shards, self._top = [Heard(part) for part in parts], top
+    def __init__(self, parts: Mapping[int, Snapshot | None], top: int):
+        self.shards = {machine: Heard(part) for machine, part in parts.items()}
+        self._top = list(parts).index(top)
         self._parts: dict[int, dict[int, Snapshot]] = {}
 
     def hear(self, shard: int, event: Event) -> None:
@@ -61,8 +63,8 @@ class Hearing:
 
     def merged(self) -> Iterator[Event]:
         """Events that every shard has reported, each as one, the last snapshot before the end."""
-        while all(one.queue for one in self.shards):
-            event = merge([one.queue.popleft() for one in self.shards], self._top)
+        while all(one.queue for one in self.shards.values()):
+            event = merge([one.queue.popleft() for one in self.shards.values()], self._top)
             if isinstance(event, Finished):
                 yield from self.whole()
             yield event
@@ -74,15 +76,16 @@ class Hearing:
         if whole:
             parts = self._parts[max(whole)]
             self._parts = {step: other for step, other in self._parts.items() if step > max(whole)}
-            yield merge([parts[k] for k in range(len(parts))], self._top)
+            yield merge([parts[machine] for machine in self.shards], self._top)
 
 
-def own_part(resume: Snapshot | None, shard: int) -> Snapshot | None:
-    """One machine's part of a snapshot; the first keeps the count of what was sent before. A life counts evaluations from its beginning."""
+def own_part(resume: Snapshot | None, place: int) -> Snapshot | None:
+    """The part of the machine at a place in a snapshot; the first keeps the count of what was sent before. A life counts evaluations from
+    its beginning."""
     if resume is None:
         return None
-    traffic = resume.traffic if shard == 0 else Traffic()
-    return resume._replace(shards=[resume.shards[shard]], traffic=traffic, asides=0, delays=resume.delays[shard : shard + 1])
+    traffic = resume.traffic if place == 0 else Traffic()
+    return resume._replace(shards=[resume.shards[place]], traffic=traffic, asides=0, delays=resume.delays[place : place + 1])
 
 
 def merge(events: list[Any], found: int = -1) -> Any:

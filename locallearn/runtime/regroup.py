@@ -27,7 +27,7 @@ from locallearn.runtime.stale import kept
 from locallearn.runtime.training import Finished, Snapshot
 from locallearn.traffic import Channel, Traffic
 
-Kept = TypeVar("Kept", Snapshot, Finished)
+Kept = TypeVar("Kept", bound=Snapshot | Finished)
 
 
 def regrouped(setup: Setup, event: Kept, was: Sequence[int], now: Sequence[int]) -> Kept:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -16,9 +16,10 @@ from locallearn.errors import LocallearnError, ShardLost
 from locallearn.networks import Network
 from locallearn.runtime.cuts import Cutter
 from locallearn.runtime.hearing import Hearing, own_part
+from locallearn.runtime.membership import Membership
 from locallearn.runtime.placement import Unplaced
 from locallearn.runtime.setup import Setup
-from locallearn.runtime.training import Evaluated, Event, Finished, Progress, Recovered, RolledBack, Snapshot, Watched
+from locallearn.runtime.training import Evaluated, Event, Finished, Joined, Progress, Recovered, RolledBack, Snapshot, Watched
 
 if TYPE_CHECKING:
     from locallearn.runtime.cluster import Crew
@@ -56,28 +57,35 @@ class Supervisor:
         self._crew, self._keep_seconds, self._network = crew, keep_seconds, network
         self._alone = alone and crew.transport == "socket"
         self._setup, self._kept = ray.put(make_setup), resume
+        self._members = Membership(crew, make_setup, resume)
         self._work = crew.next_number()
         self._told = -1  # the step of the last evaluation that was told
         self._failures = 0
         self._progress = 0, time.monotonic()
         self._lost: tuple[int, float] | None = None
         self._waited: Counter[tuple[int, int]] = Counter()  # by those whose place others have taken, or in lives before this one
-        self._last: list[Any] = []
+        self._last: dict[int, Any] = {}
         self._watched = self._looked = time.monotonic()
 
     def events(self) -> Iterator[Event]:
         """The events of the run, each evaluation once. Raises ShardLost when it cannot go on, LocallearnError when a shard fails."""
         while True:
+            back = None
             try:
-                yield from self._life()
-                return
+                if not (yield from self._life()):
+                    return
             except ShardLost as lost:
                 back = self._go_back(lost)
-            yield back
+            if back is not None:
+                yield back
 
     def _go_back(self, lost: ShardLost) -> RolledBack:
-        """Have every shard manned again."""
+        """Go on without the replicas that are lost, or have every shard manned again."""
         self._lost = self._lost or self._progress
+        dropped, self._kept = self._members.drop(self._kept)
+        if dropped:
+            self._told = self._kept.step if self._kept else -1
+            return RolledBack(max(0, self._told), self._lost[0], str(lost), None, dropped)
         manned = False
         while not manned:
             self._failures += 1
@@ -86,7 +94,7 @@ class Supervisor:
             try:
                 if isinstance(lost.__cause__, Unplaced):
                     raise lost.__cause__  # a place was waited for already
-                self._crew.mend()
+                self._crew.mend(self._members.machines)
                 manned = True
             except ShardLost as another:
                 lost = another
@@ -94,18 +102,20 @@ class Supervisor:
                 raise ShardLost(f"{lost}\nIt was not replaced: {error}\nThe same command resumes from the last snapshot.") from error
         return RolledBack(self._kept.step if self._kept else 0, self._lost[0], self._told_of(lost))
 
-    def _life(self) -> Iterator[Event]:
-        """All events until a shard is lost that cannot be restarted alone."""
-        parts = [own_part(self._kept, k) for k in range(self._crew.count)]
-        self._hearing = Hearing(parts, self._crew.top)
+    def _life(self) -> Generator[Event, None, bool]:
+        """All events until a shard is lost that cannot be restarted alone, or replicas are there again: whether there is more to do."""
+        members = self._members
+        parts = {machine: own_part(self._kept, place) for place, machine in enumerate(members.machines)}
+        self._hearing = Hearing(parts, members.top)
         self._waited = self._waits()
-        self._last: list[Any] = [None] * len(parts)
+        self._last = {}
         self._broken: dict[tuple[int, int], float] = {}
         self._restarted: set[int] = set()
         self._fresh = False
         self._cutter = Cutter(self._keep_seconds, time.monotonic())
-        life = self._crew.start(self._work, self._setup, parts, self._keep_seconds, self._network)
-        for event in self._watch(life):
+        life = self._crew.start(self._work, self._setup, parts, self._keep_seconds, self._network, members.present)
+        for heard in self._watch(life):
+            event = heard._replace(present=members.course) if isinstance(heard, Evaluated | Snapshot | Finished) else heard
             if isinstance(event, Evaluated):
                 if event.step <= self._told:
                     continue
@@ -120,14 +130,21 @@ class Supervisor:
                 self._restarted.clear()
                 self._fresh = True
                 self._cutter.whole(event.step, time.monotonic())
-                for actor in self._crew.actors:
-                    actor.whole.remote(life, event.step, event.asides)
-            yield event
+                members.proven()
+                for machine in parts:
+                    self._crew.actors[machine].whole.remote(life, event.step, event.asides)
+            yield members.whole(event) if isinstance(event, Snapshot | Finished) else event
+            joined, self._kept = members.join(event) if isinstance(event, Snapshot) else ((), self._kept)
+            if joined:
+                self._told = event.step
+                yield Joined(event.step, joined)
+                return True
+        return False
 
     def _watch(self, life: int) -> Iterator[Event]:
         """Everything the shards report together, until all have finished."""
-        actors = self._crew.actors
-        asked: dict[Any, int] = {actor.status.remote(life): k for k, actor in enumerate(actors)}
+        actors, members = self._crew.actors, self._members.machines
+        asked: dict[Any, int] = {actors[k].status.remote(life): k for k in members}
         while asked:
             ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=POLL_SECONDS)
             for reference in ready:
@@ -150,7 +167,7 @@ class Supervisor:
                 yield moved
                 asked = {reference: k for reference, k in asked.items() if k != moved.shard}
             time.sleep(POLL_SECONDS if ready else 0)
-            asked.update({actors[k].status.remote(life): k for k in range(len(actors)) if k not in asked.values()})
+            asked.update({actors[k].status.remote(life): k for k in members if k not in asked.values()})
 
     def _heard(self, shard: int, reference: Any) -> Iterator[Event]:
         """What one shard reports. _Gone where it, or one that it is linked with, does not answer."""
@@ -165,13 +182,13 @@ class Supervisor:
         for event in status.events:
             if not isinstance(event, Progress):
                 self._hearing.hear(shard, event)
-            elif event.loss is not None and shard == self._crew.top:
+            elif event.loss is not None and shard == self._members.top:
                 yield event
         self._check_links(status)
 
     def _check_others(self, shard: int) -> None:
         """A shard that fails because another died is not the cause."""
-        for k in range(self._crew.count):
+        for k in self._members.machines:
             if k != shard and self._crew.lives(k) is False:
                 raise _Gone(k, "it does not answer")
 
@@ -218,7 +235,7 @@ class Supervisor:
         except LocallearnError as error:
             raise lost from error
         self._waited = self._waits([shard])
-        self._last[shard] = None
+        self._last.pop(shard, None)
         self._broken = {link: since for link, since in self._broken.items() if shard not in link}
         return RolledBack(heard.part.step if heard.part else 0, self._lost[0], self._told_of(lost), shard)
 
@@ -228,23 +245,29 @@ class Supervisor:
 
     def _cut(self, life: int) -> None:
         """Announce a snapshot between evaluations, if it is time for one."""
-        if all(self._last):
-            step = self._cutter.due([status.step for status in self._last], time.monotonic())
+        if self._all_heard:
+            step = self._cutter.due([status.step for status in self._last.values()], time.monotonic())
             if step is not None:
-                for actor in self._crew.actors:
-                    actor.cut.remote(life, step)
+                for machine in self._last:
+                    self._crew.actors[machine].cut.remote(life, step)
 
     def _report(self, at_once: bool = False) -> Iterator[Watched]:
         """From time to time, how every shard is."""
-        if (at_once or time.monotonic() - self._watched > WATCH_SECONDS) and all(self._last):
+        if (at_once or time.monotonic() - self._watched > WATCH_SECONDS) and self._all_heard:
             self._watched = time.monotonic()
-            yield Watched(min(status.step for status in self._last), tuple(self._last), self._waits())
+            shards = tuple(self._last.get(machine) for machine in range(self._crew.count))
+            yield Watched(min(status.step for status in self._last.values()), shards, self._waits(), self._members.course)
+
+    @property
+    def _all_heard(self) -> bool:
+        """Whether all have said how they are, since this life began or they were restarted in it."""
+        return len(self._last) == len(self._members.machines)
 
     def _waits(self, of: Sequence[int] | None = None) -> Counter[tuple[int, int]]:
         """Seconds for which each shard has waited for each other one, in all lives; of some of them in this one."""
         total = Counter(self._waited)
-        for status in self._last:
-            if status is not None and (of is None or status.machine in of):
+        for status in self._last.values():
+            if of is None or status.machine in of:
                 total.update({(status.machine, other): seconds for other, seconds in status.waited.items()})
         return total
 
@@ -260,10 +283,10 @@ class Supervisor:
         """Which shard, at which step, and who waited for what from it."""
         shard = gone.shard
         time.sleep(POLL_SECONDS)
-        for k, actor in enumerate(self._crew.actors):
+        for k in self._members.machines:
             with contextlib.suppress(Exception):
-                self._last[k] = ray.get(actor.status.remote(), timeout=1.0) if k != shard else self._last[k]
-        known = [status for status in self._last if status is not None]
+                self._last[k] = ray.get(self._crew.actors[k].status.remote(), timeout=1.0) if k != shard else self._last[k]
+        known = list(self._last.values())
         waits = [(s.machine, *s.waiting) for s in known if s.waiting]
         on_it = [w for w in waits if w[3] == shard] or waits
         step = max([w[1] for w in on_it if w[3] == shard] + [s.step for s in known if s.machine == shard], default=0)

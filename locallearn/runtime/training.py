@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from locallearn.replicas import Presence
 from locallearn.runtime.cuts import Cuts
 from locallearn.runtime.session import Delays, Session
 from locallearn.runtime.setup import Stage
@@ -46,7 +47,7 @@ class Evaluated(NamedTuple):
     """The state of a run after `step` steps. Losses and accuracies are None where the top block is elsewhere.
 
     seconds: of training and evaluation since the run began, without compiling. traffic: all that was sent so far. diagnosis: by name, a
-    number for each block, where the run has diagnostics.
+    number for each block, where the run has diagnostics. present: which replicas there were.
     """
 
     step: int
@@ -57,13 +58,14 @@ class Evaluated(NamedTuple):
     accuracy_lossless: float | None
     traffic: Traffic
     diagnosis: Mapping[str, Sequence[float | None]] = MappingProxyType({})
+    present: Presence = ()
 
 
 class Snapshot(NamedTuple):
     """Everything that a run needs to go on from `step`, by shard.
 
     losses: sum over the steps since the last evaluation, and how many. asides: of a shard's own part, how many evaluations' batches and
-    decisions came before it, in messages' numbers. delays: the session's.
+    decisions came before it, in messages' numbers. delays: the session's. present: which replicas there were.
     """
 
     step: int
@@ -73,12 +75,13 @@ class Snapshot(NamedTuple):
     losses: tuple[float, int] = (0.0, 0)
     asides: int = 0
     delays: Delays = ()
+    present: Presence = ()
 
 
 class Finished(NamedTuple):
     """The run is over. reason: `steps` (all of them), `accuracy`, `bytes` or `diverged`; `stopped` where the top block is elsewhere.
 
-    delays: the session's.
+    delays: the session's. present: which replicas there were.
     """
 
     step: int
@@ -88,18 +91,28 @@ class Finished(NamedTuple):
     shards: list[list[np.ndarray]]
     traffic: Traffic
     delays: Delays = ()
+    present: Presence = ()
 
 
 class RolledBack(NamedTuple):
     """A shard was lost after `lost` steps, and is gone back to step `step`, that of a snapshot.
 
-    reason: which was lost, and why. shard: the one that goes back, where the others need not; None for all.
+    reason: which was lost, and why. shard: the one that goes back, where the others need not; None for all. dropped: the replicas that the
+    run goes on without; evaluations after `step` are then told again, as they are without them.
     """
 
     step: int
     lost: int
     reason: str
     shard: int | None = None
+    dropped: tuple[int, ...] = ()
+
+
+class Joined(NamedTuple):
+    """Replicas that were dropped are there again from step `step` on, that of a snapshot, to which all go back."""
+
+    step: int
+    replicas: tuple[int, ...]
 
 
 class Recovered(NamedTuple):
@@ -112,15 +125,16 @@ class Recovered(NamedTuple):
 class Watched(NamedTuple):
     """How the actors of a run are: what each last said (`actors.Status`), and for how many seconds each has waited for each other one.
 
-    step: of the one that is behind.
+    step: of the one that is behind. shards: None for one whose replica is not there. present: which replicas there were.
     """
 
     step: int
     shards: tuple[Any, ...]
     waited: Mapping[tuple[int, int], float]
+    present: Presence = ()
 
 
-Event = Compiled | Progress | Evaluated | Snapshot | Finished | RolledBack | Recovered | Watched
+Event = Compiled | Progress | Evaluated | Snapshot | Finished | RolledBack | Joined | Recovered | Watched
 
 
 def train(

@@ -139,6 +139,8 @@ def test_one_mistake_on_the_last_line(load_text, good, line, expected):
         ("replicas: {count: 2, average: gradients, average_every: 3}", "`replicas.average_every: 3`: gradients are averaged at every step"),
         ("replicas: {count: 2, average: gradients, outer: {rate: 1}}", "`replicas.outer`: is a step on parameters"),
         ("replicas: {count: 2, outer: {name: sgd, momentum: 0.5}}", "`replicas.outer.momentum: 0.5`: has no effect with `name: sgd`"),
+        ("replicas: {count: 1, on_loss: drop}", "`replicas.on_loss: drop`: has no effect with one replica"),
+        ("replicas: {count: 2, on_loss: wait}", "`replicas.on_loss: wait`: "),
         ("replicas: {count: 0}", "`replicas.count: 0`: input should be greater than or equal to 1"),
         ("replicas: {count: 2}\ncodecs: {weight: [delayed(1), int8]}", '`codecs.weight: ["delayed(1)", "int8"]`: what replicas average'),
         ("replicas: {count: 2}\nschedule: {network: 1mbit, step: 1.0}", "`replicas.count: 2`: the virtual clock is that of one chain"),

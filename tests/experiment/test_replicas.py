@@ -2,19 +2,27 @@
 
 import itertools
 
+import numpy as np
 import pytest
 
 from locallearn.config.run import resolve
+from locallearn.experiment import checkpoint, run
 from locallearn.experiment.how import How
 from locallearn.experiment.predict import course_of, predict
+from locallearn.experiment.result import load
 from locallearn.experiment.run import Interrupted, execute
 from locallearn.experiment.store import Store
 from locallearn.networks import Network
+from locallearn.replicas import away_since, came_or_went, replica_steps
 from locallearn.report.drawings import BY_SECONDS, Drawings
 from locallearn.report.inspection import by_shards, show_text
 from locallearn.report.material import Material
 from locallearn.report.networktimes import races
 from locallearn.report.table import rows_below, rows_of
+from locallearn.runtime.replicated import EagerReplicas
+from locallearn.runtime.training import Evaluated, Finished, Joined, RolledBack, Snapshot, train
+from locallearn.traffic import Traffic
+from tests.fabrics.coming_and_going import scheduled
 
 SETTINGS = {
     "rule": {"name": "backprop"},
@@ -69,6 +77,58 @@ def test_one_replica_is_the_run_that_it_is_without(folder):
     one = {**SETTINGS, "replicas": {**SETTINGS["replicas"], "count": 1}}
     assert resolve(one).digest() == resolve(plain).digest() != resolve(SETTINGS).digest()
     assert resolve(one).canonical() == resolve(plain).canonical()
+
+
+def test_dropping_what_is_lost_is_another_run_and_what_is_usual_keeps_its_name():
+    """Results of before there was a choice are found again."""
+    assert "on_loss" not in resolve(SETTINGS).canonical()["replicas"]
+    assert resolve(SETTINGS, ["replicas.on_loss=replace"]).digest() == resolve(SETTINGS).digest()
+    dropping = resolve(SETTINGS, ["replicas.on_loss=drop"])
+    assert dropping.digest() != resolve(SETTINGS).digest()
+    assert resolve(dropping.canonical()) == dropping
+
+
+def test_who_was_there_is_told(tmp_path, monkeypatch):
+    """An evaluation that all took part in comes out otherwise when the run goes back and on without one of them."""
+    course, told = ((0, (0, 1)), (4, (1,)), (8, (0, 1))), []
+
+    def disturbed(config, how, setup, resume, stored):
+        yield next(event for event in train(EagerReplicas(setup)) if isinstance(event, Evaluated))
+        yield RolledBack(4, 6, "shard 0 of replica 0 died at step 6: no answer", None, (0,))
+        for event in scheduled(setup, course):
+            if isinstance(event, Evaluated):
+                told.append(event)
+                yield from [Joined(8, (0,))] if event.step == 10 else []
+                yield event._replace(present=course[:2] if event.step == 5 else course)
+            elif isinstance(event, Finished):
+                yield event._replace(present=course)
+
+    monkeypatch.setattr(run, "training", disturbed)
+    result = execute(resolve(SETTINGS, ["replicas.on_loss=drop"]), How("eager"), tmp_path)
+    assert [(record["step"], record["bytes"]) for record in result.curve] == [(event.step, event.traffic.bytes) for event in told]
+    assert Store(tmp_path).records() == result.curve
+    assert [record["examples"] for record in result.curve] == [4 * 8 + 1 * 4, 4 * 8 + 4 * 4 + 2 * 8]
+    assert (result.rollbacks, result.present) == (1, course)
+    assert load(tmp_path).present == [[0, [0, 1]], [4, [1]], [8, [0, 1]]]
+    log = Store(tmp_path).path("log.txt").read_text()
+    assert "back     all to step 4 of 10, without replica 0\n" in log
+    assert "joined   replica 0, from step 8 of 10 on\n" in log
+    assert "there were all from step 0, replica 1 from step 4, all from step 8: 16 of 20\nsteps of replicas done" in show_text(tmp_path)
+
+
+def test_a_run_that_goes_on_knows_who_was_there_before(tmp_path):
+    course = ((0, (0, 1)), (4, (1,)), (8, (0, 1)))
+    snapshot = Snapshot(8, 1.0, Traffic(), [[np.zeros(1)]], present=course)
+    checkpoint.save(tmp_path, [["some"]], snapshot)
+    assert checkpoint.latest(tmp_path).present == course
+    everyone = (0, 1)
+    assert came_or_went(course[:2], 6, everyone, everyone) == (*course[:2], (6, everyone))
+    assert came_or_went(course, 4, everyone, everyone) == ()
+    assert came_or_went((), 0, (1,), everyone) == ((0, (1,)),)
+    assert came_or_went(course, 6, (0,), everyone) == (*course[:2], (6, (0,)))
+    assert [replica_steps(course, step, 2) for step in (0, 4, 6, 8, 9)] == [0, 8, 10, 12, 14]
+    assert replica_steps((), 9, 2) == 18
+    assert [away_since(course[:2], replica) for replica in everyone] == [4, None]
 
 
 def test_time_on_a_network_has_the_averages_in_it(folder):

@@ -10,14 +10,13 @@ from locallearn.runtime.training import Progress, Snapshot, train
 END = 10**9
 
 
-def scheduled(setup, schedule):
-    """The events of a run. schedule: [(from step, the replicas that are there)], the first from step 0."""
-    events, kept, was = [], None, schedule[0][1]
-    for (_, now), (stop, _) in pairwise([*schedule, (END, ())]):
-        kept = kept and handed_over(setup, kept, was, now)
-        part = list(until(EagerReplicas(setup, now), kept, stop))
-        kept, was = part.pop() if stop < END else None, now
-        events += part
+def scheduled(setup, schedule, end=END):
+    """The events of a run, to its end or to a snapshot. schedule: [(from step, the replicas that are there)], the first from step 0."""
+    events, was = [], schedule[0][1]
+    for (_, now), (stop, _) in pairwise([*schedule, (end, ())]):
+        kept = handed_over(setup, events.pop(), was, now) if events else None
+        events += until(EagerReplicas(setup, now), kept, stop)
+        was = now
     return events
 
 

@@ -13,16 +13,20 @@ from locallearn.experiment.how import How
 from locallearn.experiment.prepare import prepare
 from locallearn.experiment.run import execute
 from locallearn.experiment.store import Store
+from locallearn.networks import Network
 from locallearn.runtime.cluster import Crew
 from locallearn.runtime.placement import Cluster
 from locallearn.runtime.replicated import EagerReplicas
-from locallearn.runtime.training import Evaluated, Finished, Progress, RolledBack, train
+from locallearn.runtime.training import Evaluated, Finished, Joined, Progress, RolledBack, Snapshot, Watched, train
+from tests.fabrics.coming_and_going import scheduled
 
 pytestmark = pytest.mark.ray
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 DILOCO = {"count": 2, "average_every": 8, "outer": {"name": "nesterov", "rate": 0.7, "momentum": 0.5}}
 FEEDBACK = ["error_feedback", "int8"]
+SLOW = Network("slow", 1e9, 1e9, 0.01)
+"""Keeps those that are left busy until others have come, however fast they are."""
 SHARE = 0.2
 """Of a core, for each actor: two runs find a place on a machine of two."""
 
@@ -100,6 +104,36 @@ def test_one_that_dies_sends_all_of_them_back_and_changes_no_bit(crew):
     assert back.step > 0
     assert "shard 0 of replica 1 died at step" in back.reason
     assert [a == b for a, b in zip(before, crew.processes, strict=True)] == [True, True, False, True]
+
+
+def test_a_replica_that_dies_is_dropped_and_joins_again(crew, assert_same):
+    make = setup_of({**DILOCO, "on_loss": "drop"}, steps=100_000, every=100)
+    events, before, killed = [], list(crew.processes), False
+    for event in crew.train(make, keep_seconds=0.5, network=SLOW):
+        events.append(event)
+        joined = [event for event in events if isinstance(event, Joined)]
+        if isinstance(event, Snapshot) and not killed:
+            os.kill(crew.processes[2], signal.SIGKILL)
+            killed = True
+        elif isinstance(event, Snapshot) and joined and event.step > joined[0].step + 10:
+            break
+    (back,) = [event for event in events if isinstance(event, RolledBack)]
+    assert (back.shard, back.dropped, joined[0].replicas) == (None, (1,), (1,))
+    assert "shard 0 of replica 1 died at step" in back.reason
+    assert 0 < back.step < joined[0].step
+    assert [a == b for a, b in zip(before, crew.processes, strict=True)] == [True, True, False, False]
+    kept = events[-1]
+    assert kept.present == ((0, (0, 1)), (back.step, (0,)), (joined[0].step, (0, 1)))
+    ours = scheduled(make(), kept.present, kept.step)
+    assert_same(kept.shards, ours[-1].shards)
+    assert kept.traffic == ours[-1].traffic
+    assert kept.traffic.by_kind()["checkpoint"] > 0
+    assert {len(event.shards) for event in events if isinstance(event, Snapshot)} == {4}
+    told = {event.step: (event.accuracy, event.traffic) for event in events if isinstance(event, Evaluated)}
+    assert told == {event.step: (event.accuracy, event.traffic) for event in ours if isinstance(event, Evaluated)}
+    alone = [event for event in events if isinstance(event, Watched) and event.shards[2] is None]
+    assert alone
+    assert all([status is None for status in event.shards] == [False, False, True, True] for event in alone)
 
 
 def test_a_run_on_ray_says_how_its_replicas_are(crew, tmp_path):
