@@ -7,9 +7,10 @@ With `on_loss: drop` (on actors; one process has nothing to lose) a replica of w
 to the last snapshot, too, since what it had told them meanwhile is in their parameters, but wait for nobody: the ring is closed among
 them, the mean is over them, the first of them evaluates and decides, and the examples that would have been its are not seen while it is
 away. One that is left alone agrees with itself: it sends nothing, and the outer optimizer goes on with its changes alone. Actors in the
-place of those that are gone are hired meanwhile; once they are there, the replica is in the run again from the next snapshot on
-(`locallearn.runtime.regroup` has with what). If the last one is lost there is nobody to go on, and it is replaced. Who comes and goes when
-is known from the result, and a run in one process with the same replicas at the same steps has the same bits and bytes.
+place of those that are gone are hired meanwhile; once they are there, the replica is in the run again from the next snapshot on, to which
+the others go back, and wait while it compiles (`locallearn.runtime.regroup` has what it begins with). If the last one is lost there is
+nobody to go on, and it is replaced. The result says who came and went when; a run in one process with the same replicas at the same steps
+has the same bits and bytes.
 
 Neither way changes a plan: with replicas away less is sent than was planned. A run that is resumed begins with all of them.
 """

@@ -157,7 +157,7 @@ def _noted(
         elif isinstance(event, RolledBack | Joined):
             losses["rollbacks"] += isinstance(event, RolledBack)
             if isinstance(event, Joined) or event.dropped:  # with other replicas, what came after it comes out otherwise
-                curve = [record for record in curve if record["step"] <= event.step]
+                curve[:] = [record for record in curve if record["step"] <= event.step]
                 if store:
                     store.rewind(event.step)
         elif isinstance(event, Recovered):

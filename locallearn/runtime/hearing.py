@@ -13,14 +13,15 @@ from locallearn.traffic import Traffic
 class Heard:
     """One shard's reports in one life. When it alone was restarted it says again what it had said before, which is dropped.
 
-    part: its last part of a snapshot, from which it can be restarted. queue: reports that wait for those of the others.
+    part: its last part of a snapshot, from which it can be restarted. queue: reports that wait for those of the others. finished: whether
+    it has come to the end.
     """
 
     def __init__(self, part: Snapshot | None):
         self.part = part
         self.queue: deque[Event] = deque()
         self._stages = self._entered = self._entered_at_part = 0
-        self._evaluated, self._finished = -1, False
+        self._evaluated, self.finished = -1, False
 
     def hear(self, event: Event) -> None:
         """In the order in which it was reported."""
@@ -37,8 +38,8 @@ class Heard:
                     self._evaluated = event.step
                     self.queue.append(event)
             case Finished():
-                if not self._finished:
-                    self._finished = True
+                if not self.finished:
+                    self.finished = True
                     self.queue.append(event)
 
     def restarted(self) -> None:
@@ -60,6 +61,11 @@ class Hearing:
         self.shards[shard].hear(event)
         if isinstance(event, Snapshot):
             self._parts.setdefault(event.step, {})[shard] = event
+
+    @property
+    def ending(self) -> bool:
+        """Whether any machine has come to the end."""
+        return any(one.finished for one in self.shards.values())
 
     def merged(self) -> Iterator[Event]:
         """Events that every shard has reported, each as one, the last snapshot before the end."""

@@ -15,6 +15,7 @@ from locallearn.replicas import Presence, came_or_went
 from locallearn.runtime.regroup import Kept, brought, regrouped
 from locallearn.runtime.setup import Setup
 from locallearn.runtime.training import Snapshot
+from locallearn.words import those
 
 if TYPE_CHECKING:
     from locallearn.runtime.cluster import Crew
@@ -24,7 +25,8 @@ RETURNS = 3
 
 
 class Membership:
-    """The replicas of one run. present: who is in it. course: from which step on who was. machines: of those who are, in order.
+    """The replicas of one run. present: who is in it. course: from which step on who was. machines: of those who are, in order. notes: what
+    there is to say of the last loss.
 
     make_setup: what the run is; it is looked at where a shard is lost.
     """
@@ -34,6 +36,7 @@ class Membership:
         self._everyone = self.present = tuple(range(crew.replicas))
         self.course: Presence = came_or_went(resume.present, resume.step, self.present, self.present) if resume else ()
         self._lost: Counter[int] = Counter()
+        self.notes: list[str] = []
 
     @property
     def machines(self) -> list[int]:
@@ -53,13 +56,17 @@ class Membership:
         if self._crew.replicas == 1 or self._setup.replicas.on_loss == "replace":
             return (), kept
         lost = {machine // self._crew.shards for machine in self._crew.missing(self.machines)}
-        left = tuple(r for r in self.present if r not in lost) or (self._arrived() if lost else ())
-        if not lost or not left:
+        stay = tuple(r for r in self.present if r not in lost)
+        come = self._arrived() if lost and not stay else ()
+        if not lost or not (stay or come):
             return (), kept
         self._lost.update(lost)
+        hopeless = [r for r in sorted(lost) if self._lost[r] > RETURNS]
         for replica in lost:
-            self._crew.vacate(self._machines([replica]), self._lost[replica] <= RETURNS)
-        return tuple(sorted(lost)), self._changed(kept, left)
+            self._crew.vacate(self._machines([replica]), hire=replica not in hopeless)
+        self.notes = [f"{those(come)} had come back and goes on"] if come else []
+        self.notes += [f"it was lost {RETURNS + 1} times in a row, nobody is hired for {those(hopeless)} any more"] if hopeless else []
+        return tuple(sorted(lost)), self._changed(kept, stay or come)
 
     def join(self, kept: Snapshot) -> tuple[tuple[int, ...], Snapshot | None]:
         """Take up again those for whom all actors have come: (which, the snapshot that all go on from)."""

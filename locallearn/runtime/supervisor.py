@@ -85,7 +85,7 @@ class Supervisor:
         dropped, self._kept = self._members.drop(self._kept)
         if dropped:
             self._told = self._kept.step if self._kept else -1
-            return RolledBack(max(0, self._told), self._lost[0], str(lost), None, dropped)
+            return RolledBack(max(0, self._told), self._lost[0], "; ".join([str(lost), *self._members.notes]), None, dropped)
         manned = False
         while not manned:
             self._failures += 1
@@ -134,11 +134,12 @@ class Supervisor:
                 for machine in parts:
                     self._crew.actors[machine].whole.remote(life, event.step, event.asides)
             yield members.whole(event) if isinstance(event, Snapshot | Finished) else event
-            joined, self._kept = members.join(event) if isinstance(event, Snapshot) else ((), self._kept)
-            if joined:
-                self._told = event.step
-                yield Joined(event.step, joined)
-                return True
+            if isinstance(event, Snapshot) and not self._hearing.ending:
+                joined, self._kept = members.join(event)
+                if joined:
+                    self._told = event.step
+                    yield Joined(event.step, joined)
+                    return True
         return False
 
     def _watch(self, life: int) -> Iterator[Event]:
