@@ -34,6 +34,8 @@ STARTS = 3
 """How often all actors are hired before one that dies at once ends the run."""
 ANSWER_SECONDS = 20.0
 """Who does not answer so long after a shard was lost counts as lost with it."""
+CALL_SECONDS = 120.0
+"""For an actor that was hired to do as it is told: who has not by then, though its process lives, is lost."""
 PRIVATE_SECONDS = 5.0
 """To find places on a Ray of our own: no node will join it later."""
 
@@ -279,11 +281,13 @@ class Crew:
         return [places.get(k) for k in range(self.count)]
 
     def _all(self, references: list[Any], shards: Iterable[int] | None = None) -> list[Any]:
-        """What every actor answers, in order of the shards."""
+        """What every actor answers, in order of the shards. ShardLost where one does not."""
         answers = []
         for shard, reference in zip(range(self.count) if shards is None else shards, references, strict=True):
             try:
-                answers.append(ray.get(reference))
+                answers.append(ray.get(reference, timeout=CALL_SECONDS))
+            except exceptions.GetTimeoutError as error:
+                raise ShardLost(f"{self.called(shard)} did not answer within {CALL_SECONDS:.0f} s before it began") from error
             except exceptions.RayActorError as error:
                 raise ShardLost(f"{self.called(shard)} died before it began: {_reason(error)}") from error
         return answers

@@ -12,6 +12,7 @@ import ray
 from locallearn.config.run import resolve
 from locallearn.errors import ShardLost
 from locallearn.experiment.prepare import prepare
+from locallearn.runtime import cluster
 from locallearn.runtime.cluster import Crew
 from locallearn.runtime.framed import EagerSession
 from locallearn.runtime.supervisor import ROLLBACKS
@@ -146,6 +147,18 @@ def test_two_that_die_at_once_are_both_replaced(crew):
                 os.kill(crew.processes[shard], signal.SIGKILL)
             time.sleep(0.1)
     assert_undisturbed(events, make)
+
+
+@pytest.mark.slow
+def test_who_stands_still_while_a_life_is_prepared_is_replaced(crew, monkeypatch):
+    monkeypatch.setattr(cluster, "CALL_SECONDS", 10.0)
+    monkeypatch.setattr(cluster, "ANSWER_SECONDS", 10.0)
+    os.kill(crew.processes[1], signal.SIGSTOP)
+    make = setup_of(steps=20, every=10)
+    events = list(crew.train(make))
+    assert_undisturbed(events, make)
+    (back,) = of(events, RolledBack)
+    assert back.reason == "shard 1 did not answer within 10 s before it began"
 
 
 def test_where_the_others_do_not_keep_enough_all_go_back(crew):
