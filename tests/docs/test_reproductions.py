@@ -41,7 +41,11 @@ def test_measurements_belong_to_figures(script):
 @pytest.mark.parametrize("path", [*EXPERIMENTS, *sorted(FOLDER.parent.glob("*.yaml"))], ids=lambda path: path.stem)
 def test_experiments_are_valid(path):
     content = yaml.safe_load(path.read_text())
-    assert load(content).runs if "base" in content else resolve(content)
+    if "base" not in content:
+        assert resolve(content)
+        return
+    sweep = load(content)
+    assert sweep.studies if sweep.tune else sweep.runs
 
 
 def test_figures_pick_runs_of_their_sweep(script):
