@@ -74,8 +74,8 @@ def reuse(inner: Codec, examples: Count = 65536, uses: NonNegativeInt = 0) -> Co
         (told, values), index = receiver, context.index
         fresh, first = _crossing(told, index, uses)
         came = came[jnp.cumsum(fresh)[first] - 1]
-        unknown = _fresh(told, index, uses).reshape(-1, *(1,) * (came.ndim - 1))
-        value = jnp.where(unknown, came, values[index % len(told.about)])
+        crossed = fresh[first].reshape(-1, *(1,) * (came.ndim - 1))
+        value = jnp.where(crossed, came, values[index % len(told.about)])
         return value, (_tell(told, index, fresh), values.at[_where(told, index, fresh)].set(value, mode="drop"))
 
     return Codec(init, encode, decode, inner.wire or TRIMMED, silent)
