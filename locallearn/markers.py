@@ -31,6 +31,10 @@ class Aside(NamedTuple):
     """Where something lies or how it is fetched, not what it is: the field is left out of a run's identity."""
 
 
+class Later(NamedTuple):
+    """A key that came after runs had been named by their settings: at its default it is left out, so that those keep their names."""
+
+
 _UNITS = {"": 1} | {letter + i: (1024 if i else 1000) ** power for power, letter in enumerate("kMGT", start=1) for i in ("", "i")}
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]*)?(?:[eE][+]?[0-9]+)?)\s*(?:([kKMGT]i?|)B)?")
 

@@ -18,9 +18,10 @@ Neither way changes a plan: with replicas away less is sent than was planned. A 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from locallearn.fields import Count, Decay, Positive
+from locallearn.markers import Later
 
 if TYPE_CHECKING:
     import optax
@@ -67,7 +68,7 @@ class Replicas:
     average: Literal["parameters", "gradients"] = "parameters"
     average_every: Count = 1
     outer: Outer | None = None
-    on_loss: Literal["replace", "drop"] = "replace"
+    on_loss: Annotated[Literal["replace", "drop"], Later()] = "replace"
 
     def problems(self) -> list[tuple[str, str]]:
         """What gradients, or a single replica, have no use for."""

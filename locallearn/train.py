@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from locallearn.fields import Count, Decay, Fraction, NonNegative, Positive
-from locallearn.markers import Named, Size
+from locallearn.markers import Later, Named, Size
 
 if TYPE_CHECKING:
     import optax
@@ -183,7 +183,7 @@ class Train:
     evaluate_every: Count | None = None
     phases: tuple[Phase, ...] = ()
     greedy: bool = False
-    arrivals: Count | None = None
+    arrivals: Annotated[Count | None, Later()] = None
 
     def problems(self) -> Problems:
         """A length that is missing or said twice, a batch that cannot be cut, and more arrivals than it holds."""

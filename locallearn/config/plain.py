@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import typing
 from collections.abc import Mapping
 from typing import Any
 
 from locallearn.config.catalog import Catalog
-from locallearn.markers import Aside
+from locallearn.markers import Aside, Later
 
 _HOOKS = ("messages", "blocks", "load")
 """What tells a rule, a model and a data set from other dataclasses."""
@@ -19,7 +20,8 @@ def plain(value: Any, catalog: Catalog, identity: bool = False) -> Any:
     """The value as dictionaries, lists, numbers, text, truth values and None.
 
     A rule, model or data set becomes its `name` and fields. What is not in the catalog keeps the name of its class, and a fingerprint
-    stands for data in memory: both tell runs apart, but cannot be resolved again. identity: without the fields marked `Aside`.
+    stands for data in memory: both tell runs apart, but cannot be resolved again. identity: without the fields marked `Aside`. Those
+    marked `Later` are there where they are not at their default.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -35,16 +37,18 @@ def plain(value: Any, catalog: Catalog, identity: bool = False) -> Any:
     if name is None and any(hasattr(value, hook) for hook in _HOOKS):
         name = _class(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        hidden = _aside(type(value)) if identity else ()
-        names = [f.name for f in dataclasses.fields(value) if f.init and f.name not in hidden]
+        aside, later = _marked(type(value), Aside) if identity else (), _marked(type(value), Later)
+        usual = {f.name for f in dataclasses.fields(value) if f.name in later and getattr(value, f.name) == f.default}
+        names = [f.name for f in dataclasses.fields(value) if f.init and f.name not in aside and f.name not in usual]
         fields = {field: plain(getattr(value, field), catalog, identity) for field in names}
         return ({"name": name} if name else {}) | fields
     return {"name": name or getattr(value, "__qualname__", None) or _class(value)}
 
 
-def _aside(cls: type) -> set[str]:
+@functools.cache
+def _marked(cls: type, marker: type) -> frozenset[str]:
     hints = typing.get_type_hints(cls, include_extras=True)
-    return {name for name, hint in hints.items() if any(isinstance(m, Aside) for m in getattr(hint, "__metadata__", ()))}
+    return frozenset(name for name, hint in hints.items() if any(isinstance(m, marker) for m in getattr(hint, "__metadata__", ())))
 
 
 def _class(value: Any) -> str:

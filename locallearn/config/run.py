@@ -157,9 +157,6 @@ class Config:
 
     def _content(self, identity: bool = False) -> dict[str, Any]:
         write = functools.partial(plain, catalog=self.catalog, identity=identity)
-        copies = write(self.replicas)
-        if self.replicas.on_loss == ALONE.on_loss:
-            del copies["on_loss"]  # runs of before there was this key keep their names
         return {
             "rule": write(self.rule),
             "model": write(self.model) | {key: value for key, value in write(self.placement).items() if value is not None},
@@ -170,7 +167,7 @@ class Config:
             **({"schedule": write(self.schedule)} if self.schedule else {}),
             **({"count": self.count} if self.count != "framed" else {}),
             **({"diagnostics": list(self.diagnostics)} if self.diagnostics else {}),
-            **({"replicas": copies} if self.replicas.count > 1 else {}),
+            **({"replicas": write(self.replicas)} if self.replicas.count > 1 else {}),
         }
 
     def digest(self) -> str:

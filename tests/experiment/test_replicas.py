@@ -88,6 +88,14 @@ def test_dropping_what_is_lost_is_another_run_and_what_is_usual_keeps_its_name()
     assert resolve(dropping.canonical()) == dropping
 
 
+def test_all_examples_there_at_once_keep_their_runs_names():
+    assert "arrivals" not in resolve(SETTINGS).canonical()["train"]
+    alone = {key: value for key, value in SETTINGS.items() if key != "replicas"}
+    trickling = resolve(alone, ["train.arrivals=2"])
+    assert trickling.digest() != resolve(alone).digest()
+    assert resolve(trickling.canonical()) == trickling
+
+
 def test_who_was_there_is_told(tmp_path, monkeypatch):
     """An evaluation that all took part in comes out otherwise when the run goes back and on without one of them."""
     course, told = ((0, (0, 1)), (4, (1,)), (8, (0, 1))), []
