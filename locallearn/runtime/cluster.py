@@ -83,8 +83,8 @@ def _size(make_setup: Any) -> tuple[int, int]:
 class Crew:
     """One actor for each shard of each replica, for one run or for several, one after the other. A context manager: leaving it ends them.
 
-    count: of actors. processes: their process ids. peak_memory: bytes, for each.
-    moves: of those replaced last, who is on another node than before.
+    count: of actors. private: whether the Ray is this process's own, so that no actor will ever be on another node than it. processes:
+    their process ids. peak_memory: bytes, for each. moves: of those replaced last, who is on another node than before.
     """
 
     def __init__(
@@ -108,11 +108,11 @@ class Crew:
         self._hired_already: dict[int, Any] = {}
         self._awaited: dict[int, Any] = {}
         self._full: set[str] = set()
-        self._ray, self._private = contextlib.ExitStack(), False
+        self._ray, self.private = contextlib.ExitStack(), False
         self._numbers = 0
 
     def __enter__(self) -> Crew:
-        self._private = self._ray.enter_context(joined(self.address, self.cluster.total(self.count)))
+        self.private = self._ray.enter_context(joined(self.address, self.cluster.total(self.count)))
         try:
             self._hire()
         except BaseException:
@@ -144,11 +144,6 @@ class Crew:
         self._take_seats(list(self._awaited))  # hired in the midst of a run before this one
         alone = alone and self.replicas == 1 and not getattr(make_setup, "overlaps", False)
         return Supervisor(self, make_setup, resume, keep_seconds, network, alone).events()
-
-    @property
-    def private(self) -> bool:
-        """Whether the Ray is this process's own: no actor will ever be on another node than it."""
-        return self._private
 
     def next_number(self) -> int:
         """For a run, or for a life of one: none comes twice."""
@@ -223,7 +218,7 @@ class Crew:
 
         None if there is no such node, or it has no room.
         """
-        found = None if self._private else roomier(self.cluster, self._seats, [node for node in nodes() if node.key not in self._full])
+        found = None if self.private else roomier(self.cluster, self._seats, [node for node in nodes() if node.key not in self._full])
         if found is None or self._place is None:
             return None
         actor, node = found
@@ -275,7 +270,7 @@ class Crew:
         if self.transport == "ray":
             self._all([self.actors[k].receive.remote(life, self.actors) for k in members], members)
             return []
-        self._secret, self._host = secrets.token_bytes(32), "127.0.0.1" if self._private else None
+        self._secret, self._host = secrets.token_bytes(32), "127.0.0.1" if self.private else None
         ready = self._all([self.actors[k].listen.remote(life, self._host, self._secret, self.cluster.ports) for k in members], members)
         places = dict(zip(members, ready, strict=True))
         return [places.get(k) for k in range(self.count)]
@@ -294,7 +289,7 @@ class Crew:
 
     def _hire(self) -> None:
         """Every actor, where there is a place for it."""
-        patience = min(self.cluster.timeout, PRIVATE_SECONDS if self._private else math.inf)
+        patience = min(self.cluster.timeout, PRIVATE_SECONDS if self.private else math.inf)
         self._place = Place(self.cluster, self.count, patience)
         for left in reversed(range(STARTS)):
             self.actors, self.processes = [self._hire_one(k) for k in range(self.count)], [0] * self.count
