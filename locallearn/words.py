@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+WIDTH = 80
+"""Columns of text for a terminal."""
+
 
 def size(count: float) -> str:
     """Bytes with three digits: `4 B`, `1.18 MiB`, `0.98 GiB`."""

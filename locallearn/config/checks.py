@@ -32,7 +32,7 @@ def cross_checks(found: Mapping[str, Any], catalog: Catalog) -> list[Mistake]:
         if own:
             return mistakes
     mistakes += _microbatches(rules, found.get("train"))
-    mistakes += between_replicas(found.get("replicas", ALONE), rules, found["codecs"], found.get("schedule"))
+    mistakes += between_replicas(found.get("replicas", ALONE), rules, found)
     if held is not None and "probe" in found.get("diagnostics", ()) and not held.validation:
         mistakes.append(Mistake(("diagnostics",), "value", "a probe is scored on validation examples: give `data.validation`"))
     if data is not None and hasattr(data, "classes") and rules:
@@ -91,8 +91,6 @@ def _sizes(data: Any, held: Any, train: Train | None, replicas: Replicas) -> Ite
     if total is None or held.problems():
         return
     count = held.count(total)
-    if train is not None and train.arrivals and replicas.count > 1:
-        yield Mistake(("train", "arrivals"), "value", "is of one chain: replicas have their own parts of every batch order")
     if count >= total or (held.validation and not count):
         what = "leaves nothing to train on" if count else "rounds to no example; give a count"
         yield Mistake(("data", "validation"), "value", f"of {total} training examples {what}")

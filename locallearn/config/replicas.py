@@ -22,15 +22,21 @@ _UNSUITED = {
 
 
 def between_replicas(
-    replicas: Replicas, rules: Sequence[tuple[KeyPath, Any]], codecs: Mapping[str, CodecSpec], schedule: Any
+    replicas: Replicas, rules: Sequence[tuple[KeyPath, Any]], found: Mapping[str, Any]
 ) -> Iterator[Mistake]:
-    """A rule without gradients to average, codecs that changes and gradients cannot cross with, and a virtual clock."""
+    """A rule without gradients to average, codecs that changes and gradients cannot cross with, and what is of one chain.
+
+    found: the other sections, by name.
+    """
     if replicas.count == 1:
         return
-    if schedule is not None:
+    if found.get("schedule") is not None:
         yield Mistake(("replicas", "count"), "value", "the virtual clock is that of one chain: leave `schedule` out")
+    if "train" in found and found["train"].arrivals:
+        yield Mistake(("train", "arrivals"), "value", "is of one chain: replicas have their own parts of every batch order")
     if replicas.average == "gradients":
         yield from _without_gradients(rules)
+    codecs: Mapping[str, CodecSpec] = found["codecs"]
     key = next(key for key in (AVERAGED, "weight", "default") if key in codecs)
     for name, _ in codecs[key]:
         if name in _UNSUITED:

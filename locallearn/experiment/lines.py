@@ -14,9 +14,8 @@ from locallearn.experiment.result import Result
 from locallearn.experiment.store import FABRICS
 from locallearn.runtime.setup import Setup
 from locallearn.runtime.training import Compiled, Evaluated, Joined, Progress, Recovered, RolledBack
-from locallearn.words import decimal, duration, number, plural, size, those
+from locallearn.words import WIDTH, decimal, duration, number, plural, size, those
 
-WIDTH = 80
 HEADER = f"{'step':>8}{'loss':>9}{'valid':>8}{'sent':>12}{'rate':>11}"
 
 

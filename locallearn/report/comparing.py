@@ -10,10 +10,9 @@ from locallearn.errors import LocallearnError
 from locallearn.experiment.store import NEW, Store
 from locallearn.report.table import last_rows, rows_of
 from locallearn.report.tabular import aligned, cell, flattened, shown
-from locallearn.words import decimal, duration, size
+from locallearn.words import WIDTH, decimal, duration, size
 
 SHARES = ("validation_accuracy", "validation_accuracy_lossless", "test_accuracy", "test_accuracy_lossless")
-WIDTH = 80
 
 
 def compare_text(directories: Sequence[Path], form: str) -> str:

@@ -15,9 +15,9 @@ from locallearn.replicas import replica_steps
 from locallearn.report.depth import course
 from locallearn.report.table import to_csv
 from locallearn.report.tabular import aligned, short, shown
-from locallearn.report.waits import WIDTH, waits_text
+from locallearn.report.waits import waits_text
 from locallearn.traffic import ASIDE
-from locallearn.words import decimal, duration, plural, size, span, those
+from locallearn.words import WIDTH, decimal, duration, plural, size, span, those
 
 
 def plan_text(path: Path, sets: Sequence[str], form: str) -> str:

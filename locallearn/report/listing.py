@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from locallearn.report.tabular import cell, shown
+from locallearn.words import WIDTH
 
-WIDTH = 80
 BATCH = (128, 256)
 """The message whose bits are told of a codec."""
 

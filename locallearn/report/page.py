@@ -14,9 +14,8 @@ from typing import Annotated, Any, Literal, NamedTuple, Union
 from locallearn.config.mistakes import hint
 from locallearn.errors import ConfigError, Problem
 from locallearn.report.costs import Costs, costs_by_name
-from locallearn.report.listing import WIDTH
 from locallearn.report.tabular import cell
-from locallearn.words import size
+from locallearn.words import WIDTH, size
 
 _BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 EXAMPLE = 512

@@ -13,8 +13,8 @@ import yaml
 from locallearn.errors import LocallearnError
 from locallearn.experiment.store import FAILED, FINISHED, INTERRUPTED, NEW, RUNNING, Store, run_directories
 from locallearn.report.tabular import short, shown
-from locallearn.report.waits import WIDTH, waits_below
-from locallearn.words import decimal, duration, plural, size
+from locallearn.report.waits import waits_below
+from locallearn.words import WIDTH, decimal, duration, plural, size
 
 DIVERGED = "diverged"
 OVER = (FINISHED, FAILED, DIVERGED)

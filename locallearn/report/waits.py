@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from locallearn.experiment.store import RUNNING, Store
-from locallearn.words import called, duration, plural, those
-
-WIDTH = 80
+from locallearn.words import WIDTH, called, duration, plural, those
 
 
 def waits_text(said: Mapping[str, Any], running: bool) -> str:

@@ -30,7 +30,7 @@ REPLAY = 2**28
 """Bytes of frames that a sender keeps for each link at most, to send them again: 5 s, the time between snapshots, of 50 MB a second."""
 SILENCE_SECONDS = 15.0
 """Without a heartbeat or anything else: the other end is gone. Heartbeats have a thread of their own, so who compiles is not silent."""
-CALL_SECONDS = 0.3
+REDIAL_SECONDS = 0.3
 """Between calls to a shard that does not answer."""
 _PAIR, _RECORD = struct.Struct(">II"), struct.Struct(">III")
 RECORD_BYTES = _RECORD.size
@@ -204,7 +204,7 @@ class Sending:
         except OSError as error:
             with self._changed:
                 self.broken = str(error)
-                self._changed.wait(CALL_SECONDS)
+                self._changed.wait(REDIAL_SECONDS)
             return
         if wanted.step < self._forgotten.step or wanted.aside < self._forgotten.aside:
             hang_up(wire)

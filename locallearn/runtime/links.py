@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from locallearn.errors import LocallearnError
-from locallearn.runtime.ends import CALL_SECONDS, RECORD_BYTES, REPLAY, LinkLost, Receiving, Sending
+from locallearn.runtime.ends import RECORD_BYTES, REDIAL_SECONDS, REPLAY, LinkLost, Receiving, Sending
 from locallearn.runtime.frame import Address, FrameError, address_of
 from locallearn.runtime.handshake import PATIENCE, Position, caller, greet, hang_up, quick, welcome
 
@@ -208,7 +208,7 @@ class Links:
             try:
                 wire, _ = self._listener.accept()
             except OSError as error:  # of who hung up at once, or of too many open files: others may call later
-                if self._closed.wait(CALL_SECONDS):
+                if self._closed.wait(REDIAL_SECONDS):
                     return
                 log.warning("shard %d: a caller was not heard: %s", self._shard, error)
                 continue
