@@ -14,7 +14,7 @@ from locallearn.experiment.result import load
 from locallearn.experiment.store import Store
 from locallearn.network.clock import ends
 from locallearn.network.graph import as_ready, step_graph
-from locallearn.network.prices import Prices, likenesses
+from locallearn.network.prices import Prices, resized
 from locallearn.networks import Network
 from locallearn.replicas import Replicas
 from locallearn.runtime.setup import Stage
@@ -167,4 +167,4 @@ def _chain(stage: Stage, shards: int | None) -> tuple[list[Any], Sequence[int]]:
     if shards is None or shards == own:
         return list(stage.blocks), stage.wiring.placement
     count = max(shards, round(shards * len(stage.blocks) / own))
-    return [stage.blocks[k] for k in likenesses(len(stage.blocks), count)], deal(count, shards)
+    return resized(stage.blocks, count), deal(count, shards)

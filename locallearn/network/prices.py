@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -74,6 +75,11 @@ def likenesses(blocks: int, count: int) -> list[int]:
     """Which of the run's blocks each block of a longer (or shorter) chain is like."""
     middle = range(1, blocks - 1) or range(max(1, blocks - 1))
     return [0, *(middle[k % len(middle)] for k in range(count - 2)), blocks - 1][:count] if count > 1 else [blocks - 1]
+
+
+def resized(blocks: Sequence[Block], count: int) -> list[Block]:
+    """The blocks of such a longer (or shorter) chain, each with its number there: rules ask which one is the highest that learns."""
+    return [dataclasses.replace(blocks[k], index=i, count=count) for i, k in enumerate(likenesses(len(blocks), count))]
 
 
 @functools.lru_cache(maxsize=8)

@@ -14,8 +14,9 @@ from locallearn.experiment.predict import course_of, predict
 from locallearn.experiment.prepare import network
 from locallearn.network.clock import _pipelined, _replayed, ends, upwards
 from locallearn.network.graph import Event, as_ready, step_graph
-from locallearn.network.prices import Prices, likenesses
+from locallearn.network.prices import Prices, likenesses, resized
 from locallearn.networks import NETWORKS, Network, parse_network
+from locallearn.rules import RULES
 from locallearn.runtime.wiring import deal
 
 SLOW = Network("slow", 1000.0, 1000.0, 0.5)
@@ -31,9 +32,9 @@ class Flat:
         return 1000.0
 
 
-def stage(rule, widths=(196, 20, 16, 12, 10), **options):
+def stage(rule, widths=(196, 20, 16, 12, 10), activation="relu", **options):
     data = {"name": "fashion14"}
-    model = {"name": "mlp", "widths": list(widths), "shards": len(widths) - 1}
+    model = {"name": "mlp", "widths": list(widths), "activation": activation, "shards": len(widths) - 1}
     return network(resolve({"rule": {"name": rule, **options}, "model": model, "data": data, "train": {"epochs": 1, "batch": 50}}))
 
 
@@ -186,10 +187,18 @@ def test_a_long_chain_repeats_the_middle():
     assert likenesses(5, 2) == [0, 4]
 
 
+@pytest.mark.parametrize("rule", [name for name in RULES if name not in ("noprop", "diffusion_blocks")])
+def test_a_chain_that_was_made_longer_does_what_a_long_one_does(rule):
+    """A network of eight blocks, and one of five that became as long: the same events."""
+    short, long = (stage(rule, widths=(196, *[20] * hidden, 10), activation="sigmoid") for hidden in (4, 7))
+    longer, own = (step_graph(found.rule, resized(found.blocks, 8), deal(8, 8), Flat()) for found in (short, long))
+    assert longer == own
+
+
 def test_a_longer_chain_of_a_rule_whose_top_gets_nothing():
     """Forward-Forward's last hidden block sends nothing up; in the middle of a longer chain its likeness does."""
     found = stage("forward_forward", widths=(196, 20, 20, 20, 20, 10))
-    blocks = [found.blocks[k] for k in likenesses(5, 12)]
+    blocks = resized(found.blocks, 12)
     events = step_graph(found.rule, blocks, deal(12, 12), Prices(found, 50, 1.0, 12))
     sent = {event.shard: event.cost for event in events if event.to == event.shard + 1 and event.cost > 1000}
     assert sent == dict.fromkeys(range(10), 2 * 50 * 20 * 4 + 20)  # positive and negative examples, and a header
@@ -197,7 +206,7 @@ def test_a_longer_chain_of_a_rule_whose_top_gets_nothing():
 
 def test_ten_thousand_shards_are_no_trouble():
     found = stage("mono_forward")
-    blocks = [found.blocks[k] for k in likenesses(4, 2000)]
+    blocks = resized(found.blocks, 2000)
     events = step_graph(found.rule, blocks, deal(2000, 2000), Prices(found, 50, 1e-3, 2000))
     times = ends(events, NETWORKS["10gbit"], 100)
     assert times[-1] - times[-2] < times[0] / 100, "the pipeline is filled once"
