@@ -81,7 +81,7 @@ def new(path: Path | None, rule: str, data: str) -> None:
     Example:
       locallearn new --rule predictive_coding
     """
-    from locallearn.report.newfile import write_new
+    from locallearn.commands.newfile import write_new
 
     click.echo(write_new(path, rule, data))
 
@@ -97,7 +97,7 @@ def check(paths: tuple[Path, ...]) -> int:
     Example:
       locallearn check experiments/*.yaml
     """
-    from locallearn.report.checking import check_files
+    from locallearn.commands.checking import check_files
 
     return check_files(paths)
 
@@ -116,8 +116,8 @@ def plan(path: Path, sets: tuple[str, ...], data: str | None, form: str) -> None
     Example:
       locallearn plan experiments/first.yaml --set model.shards=4
     """
+    from locallearn.commands.inspection import plan_text
     from locallearn.experiment.environment import use_data
-    from locallearn.report.inspection import plan_text
 
     use_data(data)
     click.echo(plan_text(path, sets, form))
@@ -144,11 +144,11 @@ def run(path: Path, on: str, address: str | None, transport: str, network: str |
     Example:
       locallearn run experiments/first.yaml --set train.batch=32
     """
+    from locallearn.commands import running
     from locallearn.experiment.environment import use_data
-    from locallearn.report import commands
 
     use_data(data)
-    return commands.run(path, how={"on": on, "address": address, "transport": transport, "network": network}, **options)
+    return running.run(path, how={"on": on, "address": address, "transport": transport, "network": network}, **options)
 
 
 @cli.command()
@@ -190,14 +190,14 @@ def sweep(
 
     use_data(data)
     if dry_run:
-        from locallearn.report.inspection import dry_run_text
+        from locallearn.commands.inspection import dry_run_text
 
         click.echo(dry_run_text(path, options["only"]))
         return 0
-    from locallearn.report import commands
+    from locallearn.commands import running
 
     flags = {name: options.pop(name) for name in ("retry_failed", "fail_fast", "keep_going")}
-    return commands.sweep(path, how={"on": on, "address": address, "transport": transport, "network": network}, flags=flags, **options)
+    return running.sweep(path, how={"on": on, "address": address, "transport": transport, "network": network}, flags=flags, **options)
 
 
 @cli.command()
@@ -285,7 +285,7 @@ def status(folder: Path, form: str, watch: bool) -> None:
     Example:
       locallearn status runs/frontier --watch
     """
-    from locallearn.report import status as states
+    from locallearn.commands import status as states
 
     if watch and form != "table":
         raise click.UsageError("--watch has no --format: a pipe gets a line for each change")
@@ -305,7 +305,7 @@ def show(folder: Path, form: str) -> None:
     Example:
       locallearn show runs/first/backprop-1a2b3c4d/seed-0
     """
-    from locallearn.report.inspection import show_text
+    from locallearn.commands.inspection import show_text
 
     click.echo(show_text(folder, form))
 
@@ -323,7 +323,7 @@ def compare(folders: tuple[Path, ...], form: str) -> None:
     Example:
       locallearn compare runs/first/backprop-1a2b3c4d/seed-*
     """
-    from locallearn.report.comparing import compare_text
+    from locallearn.commands.comparing import compare_text
 
     click.echo(compare_text(folders, form))
 
@@ -345,7 +345,7 @@ def time(folder: Path, networks: tuple[str, ...], shards: tuple[int, ...], accur
     Example:
       locallearn time runs/first/backprop-1a2b3c4d/seed-0 --network 1mbit
     """
-    from locallearn.report.timing import time_text
+    from locallearn.commands.timing import time_text
 
     click.echo(time_text(folder, networks, shards, accuracy, step, form))
 
@@ -365,9 +365,9 @@ def report(folder: Path, out: Path | None, tensorboard: bool, network: str) -> i
     Example:
       locallearn report runs/frontier
     """
-    from locallearn.report import commands
+    from locallearn.commands import running
 
-    return commands.report(folder, out, tensorboard, network)
+    return running.report(folder, out, tensorboard, network)
 
 
 @cli.command()
@@ -383,10 +383,10 @@ def rules(name: str | None, form: str) -> None:
     Example:
       locallearn rules direct_feedback
     """
-    from locallearn.report import listing
+    from locallearn.commands import listing
 
     if name is not None:
-        from locallearn.report.page import rule_page
+        from locallearn.commands.rulepage import rule_page
 
         click.echo(rule_page(name))
     elif form == "table":
@@ -405,7 +405,7 @@ def codecs(form: str) -> None:
     Example:
       locallearn codecs
     """
-    from locallearn.report import listing
+    from locallearn.commands import listing
 
     click.echo(listing.listed(listing.codec_rows(), form, listing.codecs_text))
 
@@ -420,8 +420,8 @@ def datasets(data: str | None, form: str) -> None:
     Example:
       locallearn datasets --data ~/data
     """
+    from locallearn.commands import listing
     from locallearn.experiment.environment import use_data
-    from locallearn.report import listing
 
     use_data(data)
     click.echo(listing.listed(listing.dataset_rows(), form, listing.datasets_text))
@@ -436,7 +436,7 @@ def doctor(runs: Path) -> int:
     Example:
       locallearn doctor
     """
-    from locallearn.report.doctor import doctor_text
+    from locallearn.commands.doctor import doctor_text
 
     text, well = doctor_text(runs)
     click.echo(text)

@@ -21,9 +21,7 @@ _UNSUITED = {
 }
 
 
-def between_replicas(
-    replicas: Replicas, rules: Sequence[tuple[KeyPath, Any]], found: Mapping[str, Any]
-) -> Iterator[Mistake]:
+def between_replicas(replicas: Replicas, rules: Sequence[tuple[KeyPath, Any]], found: Mapping[str, Any]) -> Iterator[Mistake]:
     """A rule without gradients to average, codecs that changes and gradients cannot cross with, and what is of one chain.
 
     found: the other sections, by name.

@@ -1,1 +1,1 @@
-"""What a person sees: lines, tables and figures of runs, on the terminal and on disk."""
+"""Runs together: their table, their summary, and the page with its figures."""

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import locallearn
+from locallearn.commands import doctor
 from locallearn.config import reading
 from locallearn.errors import ConfigError
-from locallearn.report import doctor
 from locallearn.runtime import ends
 
 ROOT = Path(locallearn.__file__).parent

@@ -12,8 +12,9 @@ import pytest
 import yaml
 
 from locallearn.cli import cli, code_of
+from locallearn.commands import doctor
 from locallearn.experiment.store import Store
-from locallearn.report import doctor, tabular
+from locallearn.report import tabular
 
 RUN = {
     "rule": {"name": "backprop"},
@@ -252,7 +253,7 @@ def test_doctor(folder, capsys, monkeypatch):
 
 def test_interrupted_exits_130(folder):
     code = (
-        "import os, signal, sys; from locallearn.report.progress import Plain; from locallearn.cli import code_of\n"
+        "import os, signal, sys; from locallearn.commands.progress import Plain; from locallearn.cli import code_of\n"
         "before = Plain.__call__\n"
         "def kill(self, event):\n"
         "    before(self, event)\n"

@@ -7,15 +7,15 @@ from types import SimpleNamespace
 
 import pytest
 
+from locallearn.commands import progress as shown
+from locallearn.commands.progress import Live, Plain, shown_on
+from locallearn.commands.sweepprogress import SweepProgress, failures, fitted
 from locallearn.config.sweep import Run
 from locallearn.experiment.api import configuration
 from locallearn.experiment.events import Ended, Started
 from locallearn.experiment.lines import Lines, wrapped
 from locallearn.experiment.prepare import prepare
 from locallearn.experiment.sweeping import Begun, Failure, Outcome, Planned
-from locallearn.report import progress as shown
-from locallearn.report.progress import Live, Plain, shown_on
-from locallearn.report.sweepprogress import SweepProgress, failures, fitted
 from locallearn.runtime.training import Compiled, Evaluated, Progress
 from locallearn.traffic import Channel, Traffic
 from locallearn.words import duration, number, plural, size

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from locallearn.commands.inspection import by_shards, show_text
 from locallearn.config.run import resolve
 from locallearn.experiment import checkpoint, run
 from locallearn.experiment.how import How
@@ -15,7 +16,6 @@ from locallearn.experiment.store import Store
 from locallearn.networks import Network
 from locallearn.replicas import away_since, came_or_went, replica_steps
 from locallearn.report.drawings import BY_SECONDS, Drawings
-from locallearn.report.inspection import by_shards, show_text
 from locallearn.report.material import Material
 from locallearn.report.networktimes import races
 from locallearn.report.table import rows_below, rows_of

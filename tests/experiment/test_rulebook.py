@@ -10,13 +10,13 @@ import yaml
 from annotated_types import Ge, Lt
 
 from locallearn.cli import code_of
+from locallearn.commands.listing import rule_lines, rule_rows
+from locallearn.commands.newfile import new_text
+from locallearn.commands.rulepage import kind_of, parameters, rule_page
 from locallearn.config.reading import parse
 from locallearn.config.run import resolve
 from locallearn.models import MLP
 from locallearn.report.costs import TABLE, Amount, _fitted, costs_of, measured, suited
-from locallearn.report.listing import rule_lines, rule_rows
-from locallearn.report.newfile import new_text
-from locallearn.report.page import kind_of, parameters, rule_page
 from locallearn.rule import Info, Message, Rule
 from locallearn.rules import OURS, RULES
 from locallearn.rules.local_classifier import LocalClassifier

@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from locallearn.cli import code_of
+from locallearn.commands.comparing import differing
+from locallearn.commands.status import Status, counted, screen, watch
 from locallearn.experiment.store import Store
-from locallearn.report.comparing import differing
-from locallearn.report.status import Status, counted, screen, watch
 
 RUN = "backprop-exact-00000000/seed-0"
 

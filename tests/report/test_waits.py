@@ -2,8 +2,8 @@
 
 from types import SimpleNamespace
 
+from locallearn.commands.waits import waits_text
 from locallearn.experiment.record import actors_of
-from locallearn.report.waits import waits_text
 from locallearn.runtime.training import Watched
 
 SAID = {

@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from locallearn.commands.waits import waits_text
 from locallearn.errors import LocallearnError
 from locallearn.experiment.store import NEW, RUNNING, Store
 from locallearn.replicas import replica_steps
 from locallearn.report.depth import course
 from locallearn.report.table import to_csv
 from locallearn.report.tabular import aligned, short, shown
-from locallearn.report.waits import waits_text
 from locallearn.traffic import ASIDE
 from locallearn.words import WIDTH, decimal, duration, plural, size, span, those
 

@@ -10,10 +10,10 @@ from typing import Any, TextIO
 
 import yaml
 
+from locallearn.commands.waits import waits_below
 from locallearn.errors import LocallearnError
 from locallearn.experiment.store import FAILED, FINISHED, INTERRUPTED, NEW, RUNNING, Store, run_directories
 from locallearn.report.tabular import short, shown
-from locallearn.report.waits import waits_below
 from locallearn.words import WIDTH, decimal, duration, plural, size
 
 DIVERGED = "diverged"

@@ -6,11 +6,11 @@ import time
 from collections.abc import Iterable
 from typing import Any, Self, TextIO
 
+from locallearn.commands.progress import status
 from locallearn.config.sweep import Run
 from locallearn.experiment.store import FAILED, FINISHED, INTERRUPTED, NEW, RUNNING
 from locallearn.experiment.sweeping import Begun, Failure, Outcome, Planned
 from locallearn.experiment.tuning import Chosen, Waiting
-from locallearn.report.progress import status
 from locallearn.runtime.training import Compiled, Progress
 from locallearn.words import decimal, duration, plural, size
 

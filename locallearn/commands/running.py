@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from locallearn.commands.progress import shown_on
+from locallearn.commands.sweepprogress import SweepProgress, failures
 from locallearn.config import sweep as sweeps
 from locallearn.config.reading import read
 from locallearn.errors import LocallearnError
@@ -22,9 +24,7 @@ from locallearn.experiment.sweeping import Course, write_sweep
 from locallearn.experiment.tuning import Chosen, Tuning, known_choices
 from locallearn.networks import parse_network
 from locallearn.report.depth import endings
-from locallearn.report.progress import shown_on
 from locallearn.report.summary import summary
-from locallearn.report.sweepprogress import SweepProgress, failures
 from locallearn.report.table import rows_below, write_csv
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from locallearn.commands.listing import title
+from locallearn.commands.rulepage import parameters, rule_named
 from locallearn.config.catalog import default_catalog
 from locallearn.config.document import Document
 from locallearn.config.mistakes import hint
@@ -17,8 +19,6 @@ from locallearn.config.reading import parse
 from locallearn.config.run import resolve
 from locallearn.errors import ConfigError, LocallearnError, Problem
 from locallearn.report.costs import suited
-from locallearn.report.listing import title
-from locallearn.report.page import parameters, rule_named
 
 WIDTH = 100
 
