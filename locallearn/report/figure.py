@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -29,6 +30,8 @@ NAMED, CROWD, FEWER = 14, 40, 8
 """Names in a panel, fewer where there are more points than CROWD: more would cover what they name."""
 SHAPES = 12
 """Codecs in the legend."""
+BELOW = 0.1
+"""How far below the lowest mean seeds are shown, of the distance from there to the best."""
 DASHED: Any = (0, (4, 3))
 
 
@@ -51,7 +54,8 @@ def frontier(
         inside = {panel: [group for group in drawn if group.panel == panel] for panel in panels}
         for panel, axes in panels.items():
             _panel(axes, inside[panel], colors, markers, baseline)
-        used = {name: mark for name, mark in markers.items() if any(group.codecs == name for group in drawn)}
+        words = _codecs_words(drawn)
+        used = {words[name]: mark for name, mark in markers.items() if name in words}
         _legend(figure, used, any(reference(own, panel) for panel, own in inside.items()))
         settle(figure)
         for panel, axes in panels.items():
@@ -107,11 +111,13 @@ def _points(axes: Any, groups: Sequence[Group], color: str, markers: Palette, ho
 
 
 def _limits(axes: Any, groups: Sequence[Group], zero: float | None) -> None:
-    """Room around the points for their names. An interval that reaches far beyond the seeds is cut off, not they pressed together."""
+    """Room around the points for their names. What lies far below all means is cut off, not they pressed together."""
     xs = [_x(group, zero) for group in groups]
     room = max(1.6, (max(xs) / min(xs)) ** 0.15)
     axes.set_xlim(min(xs) / room, max(xs) * room)
-    bottom, top = min(min(g.accuracies) for g in groups), max(max(g.accuracies) for g in groups)
+    lowest, bottom = min(g.estimate.mean for g in groups), min(min(g.accuracies) for g in groups)
+    top = max(max(g.accuracies) for g in groups)
+    bottom = max(bottom, lowest - BELOW * (top - lowest))
     height = max(top - bottom, 0.02)
     axes.set_ylim(max(0.0, bottom - 0.12 * height), min(1.0 + 0.02 * height, top + 0.12 * height))
 
@@ -150,6 +156,16 @@ def _line(groups: Sequence[Group], label: str, zero: float | None) -> list[tuple
 
 def _rule_of(groups: Sequence[Group], label: str) -> str:
     return next(group.rule for group in groups if group.label == label)
+
+
+def _codecs_words(groups: Sequence[Group]) -> dict[str, str]:
+    """What a legend calls codecs: as the sweep does, if it has a word for them that is shorter and means nothing else."""
+    words = {g.codecs: g.codecs for g in groups}
+    for g in groups:
+        if g.told and g.variant:
+            words[g.codecs] = min(words[g.codecs], g.variant, key=len)
+    twice = {word for word, count in Counter(words.values()).items() if count > 1}
+    return {codecs: codecs if word in twice else word for codecs, word in words.items()}
 
 
 def _legend(figure: Any, markers: Palette, referred: bool) -> None:

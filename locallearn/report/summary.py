@@ -21,6 +21,8 @@ FIXED = ("task", "data.name", "codecs.default")
 class Group:
     """The finished runs of one combination, over its seeds. panel: its task. variant: what sets it apart from others of its rule.
 
+    told: the variant says which codecs these are, so a name need not list them.
+
     diverged: how many of the finished runs did; they count with the accuracy that they had. unfinished: states of the other runs.
     runs, seeds: of the tested runs, in the order of the accuracies; a seed is (study, seed). first: any run of it, finished or not.
     """
@@ -38,6 +40,7 @@ class Group:
     runs: tuple[str, ...] = ()
     seeds: tuple[tuple[int, int], ...] = ()
     first: str = ""
+    told: bool = False
 
     @cached_property
     def estimate(self) -> Estimate:
@@ -62,8 +65,8 @@ class Group:
 
     @property
     def name(self) -> str:
-        """The rule, its variant, and the codecs."""
-        return f"{self.label} {self.codecs}" if self.codecs != "exact" else self.label
+        """The rule, its variant, and the codecs unless the variant tells them."""
+        return self.label if self.told or self.codecs == "exact" else f"{self.label} {self.codecs}"
 
 
 def groups_of(rows: Sequence[Row]) -> list[Group]:
@@ -74,7 +77,10 @@ def groups_of(rows: Sequence[Row]) -> list[Group]:
         together.setdefault(combination_of(row), []).append(row)
         rules.setdefault(str(row["rule"]), []).append(row)
     telling = {rule: _telling(own) for rule, own in rules.items()}
-    return _told_apart([_group(runs, telling[str(runs[0]["rule"])]) for runs in together.values()], [runs[0] for runs in together.values()])
+    firsts = [runs[0] for runs in together.values()]
+    labels = {rule: _labelled([row for row in firsts if str(row["rule"]) == rule], keys) for rule, keys in telling.items()}
+    groups = [_group(runs, telling[rule], labels[rule]) for runs in together.values() for rule in [str(runs[0]["rule"])]]
+    return _told_apart(groups, firsts)
 
 
 def _told_apart(groups: Sequence[Group], firsts: Sequence[Row]) -> list[Group]:
@@ -96,7 +102,16 @@ def _telling(rows: Sequence[Row]) -> list[str]:
     return [key for key in free if len({str(row.get(key)) for row in rows}) > 1]
 
 
-def _group(runs: Sequence[Row], telling: Sequence[str]) -> Group:
+def _labelled(rows: Sequence[Row], telling: Sequence[str]) -> bool:
+    """Whether the labels that a sweep gives its entries say which codecs a run has."""
+    labels = [key for key in telling if "." not in key]
+    codecs: dict[tuple[str, ...], set[str]] = {}
+    for row in rows:
+        codecs.setdefault(tuple(str(row.get(key)) for key in labels), set()).add(str(row["codecs"]))
+    return bool(labels) and all(len(found) == 1 for found in codecs.values())
+
+
+def _group(runs: Sequence[Row], telling: Sequence[str], told: bool) -> Group:
     first, done = runs[0], [row for row in runs if row["state"] == "finished"]
     tested = [row for row in done if row.get("test_accuracy") is not None]
     return Group(
@@ -113,6 +128,7 @@ def _group(runs: Sequence[Row], telling: Sequence[str]) -> Group:
         runs=tuple(str(row["run"]) for row in tested),
         seeds=tuple((int(row.get("study") or 0), int(row["seed"] or 0)) for row in tested),
         first=str(first["run"]),
+        told=told,
     )
 
 

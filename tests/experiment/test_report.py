@@ -101,6 +101,20 @@ def test_variants_of_a_rule_are_told_apart():
     assert [group.label for group in groups_of(rows)] == ["pc steps 5", "pc steps 20", "backprop on ray"]
 
 
+def test_a_label_that_says_which_codecs_stands_for_them():
+    facts = {"task": "t", "data": "d", "rule": "pc", "fabric": "fused", "state": "interrupted"}
+    rows = [
+        {**facts, "run": f"{k}/seed-0", "as": word, "codecs": codecs}
+        for k, (word, codecs) in enumerate([("cheap", "int4 label=packed"), ("dear", "exact")])
+    ]
+    assert [group.name for group in groups_of(rows)] == ["pc cheap", "pc dear"]
+    assert [group.name for group in groups_of([*rows, {**rows[0], "run": "2/seed-0", "codecs": "int8"}])] == [
+        "pc cheap int4 label=packed",
+        "pc dear",
+        "pc cheap int8",
+    ]
+
+
 def test_sweeps_are_told_apart_where_nothing_else_does():
     facts = {"task": "t", "data": "d", "rule": "pc", "codecs": "exact", "fabric": "fused", "state": "interrupted"}
     rows = [{**facts, "run": f"{sweep}/pc-0/seed-0", "sweep": sweep} for sweep in ("one", "two")]
@@ -169,6 +183,13 @@ def test_the_figure_is_deterministic_and_stands_alone(root, tmp_path):
     references = svg.replace("http://www.w3.org/", "").replace("http://purl.org/", "").replace("http://creativecommons.org/", "")
     assert "http" not in references.replace("https://matplotlib.org/", "")
     assert "<image" not in svg
+
+
+def test_one_lost_seed_does_not_press_the_others_together():
+    axes = frontier([group(10.0, 0.9, 0.89), group(20.0, 0.8, 0.82, 0.1), group(30.0, 0.85)]).axes[0]
+    low, high = axes.get_ylim()
+    assert 0.1 < low < np.mean([0.8, 0.82, 0.1])
+    assert high > 0.9
 
 
 def test_names_cover_nothing():
