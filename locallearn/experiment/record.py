@@ -17,7 +17,7 @@ TIMES = ("seconds", "compile_seconds")
 
 
 def record_of(setup: Setup, event: Evaluated) -> dict[str, Any]:
-    """One evaluation. Bytes are framed and count from the beginning of the run; there is one `bytes_<kind>` for each kind.
+    """One evaluation. Bytes are what the run counts, from its beginning; there is one `bytes_<kind>` for each kind.
 
     Diagnostics, where the run has some, are by name, a list with a number for each block.
     """

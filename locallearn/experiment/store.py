@@ -24,6 +24,7 @@ from typing import Any
 
 from locallearn.experiment.files import StoreError, make_folder, read_json, unusable, unwritable, write_json, write_whole
 from locallearn.experiment.lock import holder_of
+from locallearn.traffic import Traffic
 
 FINISHED, FAILED, RUNNING, INTERRUPTED, NEW = "finished", "failed", "running", "interrupted", "new"
 SUFFIX = {"local": "", "eager": "@eager", "ray": "@ray"}
@@ -110,6 +111,10 @@ class Store:
     def read(self, name: str) -> dict[str, Any]:
         """One of the JSON files; empty if it is not there."""
         return read_json(self.path(name)) or {}
+
+    def traffic(self) -> Traffic:
+        """All that a finished run sent, counted as the run counts."""
+        return Traffic.of_rows(self.read("result.json").get("traffic", ())).at(self.read("plan.json").get("count", "framed"))
 
     # metrics.jsonl
 

@@ -20,7 +20,7 @@ LINES = 9
 
 
 def by_kind(material: Material, group: Group) -> dict[str, float]:
-    """Framed bytes a training step of each kind that is training's, the mean over its runs."""
+    """Bytes a training step of each kind that is training's, the mean over its runs."""
     ends = [material.courses[run][-1] for run in group.runs if run in material.courses]
     kinds = [kind for kind in KINDS if kind not in ASIDE and any(end.get(f"bytes_{kind}") for end in ends)]
     return {kind: statistics.fmean((end.get(f"bytes_{kind}") or 0) / max(1, end["step"]) for end in ends) for kind in kinds}

@@ -15,6 +15,7 @@ from locallearn.report.ink import Palette, colors_of, markers_of
 from locallearn.report.spread import Estimate, estimate
 from locallearn.report.summary import Group, groups_of, reference
 from locallearn.report.table import Row, last_rows
+from locallearn.traffic import Traffic
 
 BASELINES = ("backprop", "baseline")
 """Families of rules that others are held against."""
@@ -106,6 +107,10 @@ class Material:
     def read(self, run: str, name: str) -> Mapping[str, Any]:
         """One of the JSON files of a run; empty if it is not there."""
         return Store(self.root / run).read(name)
+
+    def traffic(self, run: str) -> Traffic:
+        """All that a run sent, counted as the run counts."""
+        return Store(self.root / run).traffic()
 
     @cached_property
     def metas(self) -> dict[str, Mapping[str, Any]]:

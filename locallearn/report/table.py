@@ -23,7 +23,7 @@ MEASURED = (
     *("validation_accuracy", "validation_accuracy_lossless", "test_accuracy", "test_accuracy_lossless"),
 )
 COLUMNS = FACTS + MEASURED
-"""The first columns; after them come what varies in a sweep and the bytes of each kind. Bytes are framed and count from the start.
+"""The first columns; after them come what varies in a sweep and the bytes of each kind. Bytes are what the run counts, from its start.
 
 study: of a tuned sweep; trial: of the study, and none of a run on what it chose. tuned: the columns that were found so.
 """
@@ -45,7 +45,7 @@ def rows_of(directory: Path, root: Path | None = None) -> list[Row]:
     for name in ("reason", "test_accuracy", "test_accuracy_lossless"):
         rows[-1][name] = ending.get(name)
     if ending:  # with the evaluation on the test set
-        rows[-1].update({f"bytes_{kind}": amount for kind, amount in _by_kind(ending["traffic"]).items()})
+        rows[-1].update({f"bytes_{kind}": amount for kind, amount in store.traffic().by_kind().items()})
     return rows
 
 
@@ -142,10 +142,3 @@ def combination_of(row: Mapping[str, Any]) -> str:
     folder = folder if row.get("study") is None else folder.rpartition("/")[0]
     suffix = next((s for s in SUFFIX.values() if s and seed.endswith(s)), "")
     return f"{folder}{suffix}"
-
-
-def _by_kind(traffic: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for channel in traffic:
-        total[channel["kind"]] = total.get(channel["kind"], 0) + channel["framed"]
-    return total

@@ -42,7 +42,7 @@ def write_run(root, rule, codec, seed, ending=True):
         store.append({"step": step, "seconds": step / 10, "bytes": sent, "validation_accuracy": 0.5, "train_loss": 1.0, **kinds})
     if ending:
         channel = {"message": "a", "kind": "activation", "src": 0, "dst": 1, "messages": 1, "payload": total - 20, "framed": total}
-        aside = {**channel, "kind": "evaluation", "framed": 9}
+        aside = {**channel, "kind": "evaluation", "payload": 9, "framed": 29}
         tested = accuracy * (0.98 if codec == "int8" else 1) + 0.01 * seed
         store.finish({"reason": "steps", "test_accuracy": tested, "test_accuracy_lossless": tested, "traffic": [channel, aside]})
 
@@ -65,7 +65,7 @@ def test_one_tidy_row_for_each_evaluation(root):
     assert "rule.name" not in first  # it is `rule`
     assert (first["step"], first["test_accuracy"], first["reason"]) == ("50", "", "")
     assert (second["step"], second["test_accuracy"], second["reason"]) == ("100", "0.9", "steps")
-    assert (first["bytes_evaluation"], second["bytes_evaluation"]) == ("7", "9")  # with the test
+    assert (first["bytes_evaluation"], second["bytes_evaluation"]) == ("7", "29")  # with the test
     assert rows[-1]["state"] == "interrupted"
 
 

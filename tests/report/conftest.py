@@ -30,7 +30,7 @@ META = {
 }
 
 
-def write_run(root, rule, codecs, seed, failure=None, reason="steps", planned=None):
+def write_run(root, rule, codecs, seed, failure=None, reason="steps", planned=None, count="framed", present=()):
     accuracy, total, valid = RUNS[rule, codecs]
     store = Store(root / f"{rule}-{codecs}-00000000" / f"seed-{seed}")
     store.make()
@@ -52,10 +52,12 @@ def write_run(root, rule, codecs, seed, failure=None, reason="steps", planned=No
         costs = {"bytes": sent, "bytes_activation": sent, "messages": 2 * step, "hops": step, "bytes_worst_link": sent}
         told = {"train_loss": 1.0, "validation_accuracy": value, "diagnostics": {"angle": [30.0 + seed, 10.0]}}
         store.append({"step": step, "examples": step * BATCH, "seconds": step / 10, **costs, **told})
-    store.write_plan({"at_most": False, "bytes_by_kind": {"activation": total if planned is None else planned}})
-    channel = {"message": "activation", "kind": "activation", "src": 0, "dst": 1, "messages": 100, "payload": total, "framed": total}
+    store.write_plan({"at_most": False, "count": count, "bytes_by_kind": {"activation": total if planned is None else planned}})
+    messages = 100 if total else 0
+    sent = {"messages": messages, "payload": total - 20 * messages, "framed": total}
+    channel = {"message": "activation", "kind": "activation", "src": 0, "dst": 1, **sent}
     tested = {"test_accuracy": accuracy + 0.01 * seed, "test_accuracy_lossless": accuracy, "traffic": [channel]}
-    store.finish({"step": 100, "phase": 0, "reason": reason, "seconds": 10.0, "compile_seconds": 1.0, **tested})
+    store.finish({"step": 100, "phase": 0, "reason": reason, "seconds": 10.0, "compile_seconds": 1.0, "present": present, **tested})
 
 
 def write_all(root):

@@ -158,6 +158,20 @@ def test_what_was_not_planned_is_an_alarm(tmp_path, writer):
     assert "4,000,000 bytes sent, 3,999,999 planned" in told
 
 
+# A hundred messages of 40,000 bytes: on the wire each is in 28 packets, its length before it, and is acknowledged by one packet more.
+@pytest.mark.parametrize(("level", "sent"), [("payload", 3_998_000), ("framed", 4_000_000), ("wire", 4_000_000 + 100 * (12 + 66 * 29))])
+def test_plan_and_measurement_are_counted_alike(tmp_path, writer, level, sent):
+    writer(tmp_path, "backprop", "exact", 0, planned=sent, count=level)
+    rows = rows_below(tmp_path)
+    assert words(against_plan(Material(tmp_path, rows))) == "1 run sent what was planned, to the byte."
+    assert rows[-1]["bytes_activation"] == sent
+
+
+def test_a_run_that_went_on_without_a_replica_is_not_held_against_the_plan_for_all(tmp_path, writer):
+    writer(tmp_path, "backprop", "exact", 0, planned=5_000_000, present=[[0, [0, 1]], [50, [1]]])
+    assert not against_plan(Material(tmp_path, rows_below(tmp_path)))
+
+
 def frontier_rows(folder):
     return list(csv.DictReader((folder / "figures" / "frontier.csv").read_text().splitlines()))
 

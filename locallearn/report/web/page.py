@@ -94,7 +94,7 @@ def _drawn(drawings: Drawings, name: str, told: str) -> list[Html]:
 def _frontier(drawings: Drawings) -> Html:
     drawn = _drawn(drawings, FRONTIER, "test accuracy against bytes sent; the numbers are in the table below")
     caption = (
-        "Test accuracy against all bytes that crossed a shard boundary in training (framed, without evaluation). "
+        "Test accuracy against all bytes that crossed a shard boundary in training (without evaluation). "
         "Points are means over seeds, bars 95 % intervals, dashes single seeds; baselines are hollow; the grey steps are the Pareto front."
     )
     tables = [results.results(drawings.material, panel) for panel in drawings.material.panels]
