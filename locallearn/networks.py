@@ -48,19 +48,22 @@ NETWORKS = {
 }
 """By name: NVLink 2, PCIe 3 x16, Ethernet twice, home broadband with its slower way up, and three slow links."""
 
-_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMG]?)(bit|B)/s")
+_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMG]?)(bit|B)/s(?:\s*(up|down)\b)?")
 _TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(us|ms|s)")
 _FACTOR = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 
 
 def parse_network(text: str) -> Network:
-    """A name, or rates and a latency: `1 Mbit/s, 20 ms`, or with another rate down `5 Mbit/s up, 50 Mbit/s down, 20 ms`."""
+    """A name, or rates and a latency: `1 Mbit/s, 20 ms`, or with another rate down, `5 Mbit/s up, 50 Mbit/s down, 20 ms`."""
     if text in NETWORKS:
         return NETWORKS[text]
-    rates = [float(number) * _FACTOR[prefix] * (BIT if unit == "bit" else 1) for number, prefix, unit in _RATE.findall(text)]
+    found = _RATE.findall(text)
+    rates = {way: float(number) * _FACTOR[prefix] * (BIT if unit == "bit" else 1) for number, prefix, unit, way in found}
     times = [float(number) * _SECONDS[unit] for number, unit in _TIME.findall(_RATE.sub("", text))]
-    left = re.sub(r"up|down|[\s,]", "", _TIME.sub("", _RATE.sub("", text)))
-    if left or not rates or len(rates) > 2 or len(times) > 1 or not all(rates):
-        raise UnknownNetwork(f"`{text}` is no network; write one of {', '.join(NETWORKS)}, or rates such as `1 Mbit/s, 20 ms`")
-    return Network(text, rates[0], rates[-1], times[0] if times else 0.0)
+    left = re.sub(r"[\s,]", "", _TIME.sub("", _RATE.sub("", text)))
+    ways = sorted(way for *_, way in found)
+    if left or ways not in ([""], ["down", "up"]) or len(times) > 1 or not all(rates.values()):
+        such = "one rate such as `1 Mbit/s, 20 ms`, or both: `5 Mbit/s up, 50 Mbit/s down, 20 ms`"
+        raise UnknownNetwork(f"`{text}` is no network; write one of {', '.join(NETWORKS)}, or {such}")
+    return Network(text, rates[ways[-1]], rates[ways[0]], times[0] if times else 0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -128,12 +129,20 @@ class Material:
         return [row for row in self.last if row.get("reason") == "diverged"]
 
     @cached_property
+    def sweep_of(self) -> dict[str, str]:
+        """Where the sweep.yaml is to which each run belongs, from the root; of those runs that belong to one."""
+        found = {}
+        for run in (str(row["run"]) for row in self.last):
+            above = [folder / "sweep.yaml" for folder in list((self.root / run).parents)[1:3]]
+            nearest = next((path for path in above if path.exists()), None)
+            if nearest:
+                found[run] = os.path.relpath(nearest, self.root)
+        return found
+
+    @cached_property
     def sweeps(self) -> dict[str, str]:
-        """What was asked for, from every sweep.yaml, by its folder's name; without the list of runs that follows."""
-        runs = [self.root / str(row["run"]) for row in self.last]
-        folders = {above for run in runs for above in list(run.parents)[1:3]} | {self.root}
-        found = sorted(folder / "sweep.yaml" for folder in folders if (folder / "sweep.yaml").exists())
-        return {path.parent.name: path.read_text().partition("\nruns:")[0] + "\n" for path in found}
+        """What was asked for, from every sweep.yaml; without the list of runs that follows."""
+        return {name: (self.root / name).read_text().partition("\nruns:")[0] + "\n" for name in sorted(set(self.sweep_of.values()))}
 
 
 def _highest(rows: Mapping[int, Row], measure: str) -> dict[int, Row]:

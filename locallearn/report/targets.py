@@ -37,7 +37,7 @@ def target_of(material: Material, panel: str) -> Target | None:
     """The sweep's own target, or one near backprop's end; None where nothing was validated."""
     if material.measure(material.panels[panel]) != "validation_accuracy":
         return None
-    told = _declared(material)
+    told = _declared(material, panel)
     if told is not None:
         return Target(told, "as the sweep says")
     against = material.reference(panel)
@@ -49,9 +49,11 @@ def target_of(material: Material, panel: str) -> Target | None:
     return Target(known[best] - SLACK, f"one point below what {best.replace('_', ' ')} ends with")
 
 
-def _declared(material: Material) -> float | None:
-    for text in material.sweeps.values():
-        target = (yaml.safe_load(text).get("sweep") or {}).get("target") or {}
+def _declared(material: Material, panel: str) -> float | None:
+    """By a sweep that has runs of this task."""
+    runs = [run for group in material.panels[panel] for run in group.runs]
+    for name in dict.fromkeys(material.sweep_of[run] for run in runs if run in material.sweep_of):
+        target = (yaml.safe_load(material.sweeps[name]).get("sweep") or {}).get("target") or {}
         if "validation_accuracy" in target:
             return float(target["validation_accuracy"])
     return None

@@ -247,7 +247,9 @@ def test_networks_in_words():
     assert parse_network("1gbit") is NETWORKS["1gbit"]
     assert parse_network("1 Mbit/s, 20 ms")[1:] == (125e3, 125e3, 0.02)
     assert parse_network("5 Mbit/s up, 50 Mbit/s down, 1 s")[1:] == (625e3, 6.25e6, 1.0)
+    assert parse_network("50 Mbit/s down, 5 Mbit/s up, 1 s")[1:] == (625e3, 6.25e6, 1.0)
     assert parse_network("10 kB/s")[1:] == (10e3, 10e3, 0.0)
-    for text in ("fast", "", "1 Mbit/s, soon", "20 ms", "0 Mbit/s"):
+    half = ("5 Mbit/s up, 20 ms", "5 Mbit/s down", "5 Mbit/s up, 50 Mbit/s up", "5 Mbit/s, 50 Mbit/s", "5 Mbit/s up, 50 Mbit/s")
+    for text in ("fast", "", "1 Mbit/s, soon", "20 ms", "0 Mbit/s", "up", "up 5 Mbit/s", *half):
         with pytest.raises(LocallearnError, match="is no network"):
             parse_network(text)

@@ -30,7 +30,7 @@ META = {
 }
 
 
-def write_run(root, rule, codecs, seed, failure=None, reason="steps", planned=None, count="framed", present=()):
+def write_run(root, rule, codecs, seed, failure=None, reason="steps", planned=None, count="framed", present=(), data="strokes1d"):
     accuracy, total, valid = RUNS[rule, codecs]
     store = Store(root / f"{rule}-{codecs}-00000000" / f"seed-{seed}")
     store.make()
@@ -38,7 +38,7 @@ def write_run(root, rule, codecs, seed, failure=None, reason="steps", planned=No
     config = {
         "rule": {"name": rule},
         "model": {"name": "mlp", "shards": 2},
-        "data": {"name": "strokes1d"},
+        "data": {"name": data},
         "train": {"optimizer": {"rate": rate}},
         "codecs": {"default": codecs},
         "seed": seed,

@@ -151,6 +151,21 @@ def test_bytes_to_the_target(material):
     assert (found["direct_feedback"].missed, found["direct_feedback"].n) == (3, 3)
 
 
+def test_a_target_is_of_the_tasks_of_its_own_sweep(tmp_path, writer):
+    """Also where two sweeps have a folder of the same name."""
+    for name, data, target in (("one/x", "strokes1d", 0.6), ("two/x", "fashion14", 0.7), ("three", "mnist", None)):
+        writer(tmp_path / name, "backprop", "exact", 0, data=data)
+        told = f"target: {{validation_accuracy: {target}}}" if target else "seeds: [0]"
+        (tmp_path / name / "sweep.yaml").write_text(f"sweep:\n  {told}\nruns: []\n")
+    material = Material(tmp_path, rows_below(tmp_path))
+    assert {panel: target_of(material, panel).accuracy for panel in material.panels} == {
+        "strokes1d": 0.6,
+        "fashion14": 0.7,
+        "mnist": pytest.approx(0.79),  # backprop ends with 0.8
+    }
+    assert [*material.sweeps] == ["one/x/sweep.yaml", "three/sweep.yaml", "two/x/sweep.yaml"]
+
+
 def test_what_was_not_planned_is_an_alarm(tmp_path, writer):
     writer(tmp_path, "backprop", "exact", 0, planned=3_999_999)
     told = against_plan(Material(tmp_path, rows_below(tmp_path)))

@@ -107,5 +107,5 @@ def reproduce(material: Material, command: str) -> Html:
         command,
     ]
     more = [tag("p", f"{len(commands) - 12} commands more in the runs' meta.json.")] if len(commands) > 12 else []
-    sweeps = [details(f"{name}/sweep.yaml", code(text)) for name, text in material.sweeps.items()]
+    sweeps = [details(name, code(text)) for name, text in material.sweeps.items()]
     return section("reproduce", "How to reproduce", code("\n".join(lines)), *more, *sweeps)
