@@ -397,17 +397,48 @@ def rules(name: str | None, form: str) -> None:
 
 
 @cli.command()
+@click.argument("name", required=False)
+@click.option("--data", metavar="NAME", default="mnist", show_default=True, help="The data set that sizes are for.")
 @format_option
-def codecs(form: str) -> None:
-    """List the codecs.
+def models(name: str | None, data: str, form: str) -> None:
+    """List the models, or print one's page.
+
+    Options, blocks and parameters of each. With a name: how large each block
+    is, and what it passes on.
 
     \b
     Example:
-      locallearn codecs
+      locallearn models resnet18 --data cifar10
+    """
+    from locallearn.commands import listing
+    from locallearn.commands.models import block_rows, model_page, model_rows, models_text
+
+    if form != "table":
+        click.echo(listing.shown([*model_rows(data)] if name is None else block_rows(name, data), form))
+    elif name is not None:
+        click.echo(model_page(name, data))
+    else:
+        for line in models_text(model_rows(data)):
+            click.echo(line)
+
+
+@cli.command()
+@click.argument("name", required=False)
+@format_option
+def codecs(name: str | None, form: str) -> None:
+    """List the codecs, or print one's page.
+
+    Arguments, bits for each number, and what each suits. With a name: its
+    size, its error bound and its source, too.
+
+    \b
+    Example:
+      locallearn codecs topk
     """
     from locallearn.commands import listing
 
-    click.echo(listing.listed(listing.codec_rows(), form, listing.codecs_text))
+    text = listing.codecs_text if name is None else listing.codec_page
+    click.echo(listing.listed(listing.codec_rows(name), form, text))
 
 
 @cli.command()

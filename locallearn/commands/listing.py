@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from locallearn.report.tabular import cell, shown
+from locallearn.config.mistakes import hint
+from locallearn.errors import ConfigError, Problem
+from locallearn.report.tabular import setting, shown
 from locallearn.words import WIDTH
 
 BATCH = (128, 256)
@@ -48,15 +50,18 @@ def _costs(name: str) -> dict[str, Any]:
     return {"locking": list(costs.locking), "bytes_up": str(costs.up), "bytes_down": str(costs.down)}
 
 
-def codec_rows() -> list[dict[str, Any]]:
-    """Every codec: what it is and suits, its parameters with their defaults, and bits for each number of a batch of activations.
+def codec_rows(only: str | None = None) -> list[dict[str, Any]]:
+    """Every codec, or only one: what it is and suits, its parameters with their defaults, and bits for each number of a batch.
 
     Of one that wraps another, with `exact` after it; `at_most` where its frames vary in size.
     """
     from locallearn.codec import CODECS, COMBINATORS, Spec, build, nbytes, packet_spec
 
+    if only is not None and only not in CODECS:
+        raise ConfigError([Problem("codecs", f"`{only}` is no codec{hint(only, list(CODECS), 'codecs')}")])
     rows = []
-    for name, make in CODECS.items():
+    for name in CODECS if only is None else [only]:
+        make = CODECS[name]
         parameters = {key: p.default for key, p in inspect.signature(make).parameters.items() if key != "inner"}
         plain = {key: "required" if value is inspect.Parameter.empty else value for key, value in parameters.items()}
         codec, message = build(((name, ()),)), Spec(BATCH, np.dtype(np.int32 if name == "packed" else np.float32))
@@ -94,15 +99,26 @@ def rule_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 
 def codecs_text(rows: Iterable[Mapping[str, Any]]) -> str:
     """Each codec in a few lines of 80 columns."""
-    lines = [f"Bits for each number of a message of {BATCH[0]} rows of {BATCH[1]} numbers, scales among them.", ""]
+    lines = [f"Bits for each number of a message of {BATCH[0]} rows of {BATCH[1]} numbers, scales among them."]
+    lines += ["`locallearn codecs NAME` prints the page of one.", ""]
     for row in rows:
-        words = {key: "none" if value is None else cell(value) for key, value in row["parameters"].items()}
-        inside = ", ".join(key if word == "required" else f"{key}={word}" for key, word in words.items())
-        bits = f"{'at most ' if row['at_most'] else ''}{row['bits']:.3g} bits"
-        lines.append(f"{row['name']}({inside})  " if inside else f"{row['name']}  ")
-        lines[-1] += f"wraps another; {bits} alone" if row["wraps"] else bits
-        lines += _indented(row["summary"]) + _indented(row["suits"])
+        lines += [_codec_head(row), *_indented(row["summary"]), *_indented(row["suits"])]
     return "\n".join(lines)
+
+
+def codec_page(rows: Iterable[Mapping[str, Any]]) -> str:
+    """All that is said of a codec."""
+    from locallearn.codec import CODECS
+    from locallearn.commands.rulepage import wrapped
+
+    return "\n\n".join(f"{_codec_head(row)}\n\n{wrapped(inspect.getdoc(CODECS[row['name']]) or '')}" for row in rows)
+
+
+def _codec_head(row: Mapping[str, Any]) -> str:
+    words = {key: setting(value) for key, value in row["parameters"].items()}
+    inside = ", ".join(key if word == "required" else f"{key}={word}" for key, word in words.items())
+    bits = f"{'at most ' if row['at_most'] else ''}{row['bits']:.3g} bits"
+    return f"{row['name']}{f'({inside})' if inside else ''}  {f'wraps another; {bits} alone' if row['wraps'] else bits}"
 
 
 def datasets_text(rows: Iterable[Mapping[str, Any]]) -> str:

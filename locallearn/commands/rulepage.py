@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union
 from locallearn.config.mistakes import hint
 from locallearn.errors import ConfigError, Problem
 from locallearn.report.costs import Costs, costs_by_name
-from locallearn.report.tabular import cell
+from locallearn.report.tabular import setting
 from locallearn.words import WIDTH, size
 
 _BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
@@ -43,15 +43,15 @@ def rule_page(name: str) -> str:
     """`locallearn rules NAME`."""
     rule = rule_named(name)
     module = inspect.getmodule(rule)
-    parts = [f"{name}  ({rule.family})", _wrapped(inspect.getdoc(module) or "")]
+    parts = [f"{name}  ({rule.family})", wrapped(inspect.getdoc(module) or "")]
     if not all(parameter.doc for parameter in parameters(rule)):
-        parts.append(_wrapped(inspect.getdoc(rule) or ""))
-    parts += ["\n".join(["hyperparameters", *_parameter_lines(rule)])]
+        parts.append(wrapped(inspect.getdoc(rule) or ""))
+    parts += ["\n".join(["hyperparameters", *parameter_lines(rule)])]
     parts += ["\n".join(["messages", *_message_lines(rule)])]
     costs = costs_by_name(name)
     parts += [
         "\n".join(_cost_lines(costs)),
-        _filled(f"assumes {rule.assumes}", ""),
+        filled(f"assumes {rule.assumes}", ""),
         f"locallearn new --rule {name}   writes a file that runs",
     ]
     return "\n\n".join(part for part in parts if part)
@@ -95,7 +95,8 @@ def _docs(cls: type) -> dict[str, str]:
     ends = [*(head.start() for head in heads[1:]), len(text)]
     for head, end in zip(heads, ends, strict=False):
         found |= dict.fromkeys(head[1].split(", "), text[head.end() : end].strip().removesuffix("."))
-    return found | _comments(cls)
+    beside = {name: text for base in reversed(cls.__mro__) for name, text in _comments(base).items() if name in names}
+    return found | beside
 
 
 def _comments(cls: type) -> dict[str, str]:
@@ -106,12 +107,15 @@ def _comments(cls: type) -> dict[str, str]:
     return dict(re.findall(r"^    (\w+): [^#\n]*  # (.*)$", source, re.MULTILINE))
 
 
-def _parameter_lines(rule: type) -> Iterator[str]:
-    for name, kind, default, doc in _flattened(parameters(rule)):
+def parameter_lines(cls: type) -> Iterator[str]:
+    """Each field: its name, default and kind, then what it is."""
+    for name, kind, default, doc in _flattened(parameters(cls)):
         fields = [field.name for field in dataclasses.fields(default)] if dataclasses.is_dataclass(default) else []
-        yield f"  {name} = {{{', '.join(fields)}}}   {kind}" if fields else f"  {name} = {cell(default)}   {kind}"
-        yield from _lines(doc, "      ")
-    if not dataclasses.fields(rule):
+        value = f"{{{', '.join(fields)}}}" if fields else setting(default)
+        head = f"  {name}   {kind}; required" if default is dataclasses.MISSING else f"  {name} = {value}   {kind}"
+        yield from folded(head, "", "      ")
+        yield from folded(doc, "      ")
+    if not dataclasses.fields(cls):
         yield "  none"
 
 
@@ -126,7 +130,7 @@ def _flattened(found: Iterable[Parameter]) -> Iterator[Parameter]:
 
 def _message_lines(rule: Any) -> Iterator[str]:
     for name, (kind, direction, doc) in rule.messages.items():
-        yield from _lines(f"{name}, of kind {kind}, {direction}: {doc}", "  ", "      ")
+        yield from folded(f"{name}, of kind {kind}, {direction}: {doc}", "  ", "      ")
 
 
 def _cost_lines(costs: Costs) -> Iterator[str]:
@@ -138,7 +142,7 @@ def _cost_lines(costs: Costs) -> Iterator[str]:
     yield f"  locked: {', '.join(costs.locking) or 'not at all'}"
 
 
-def _wrapped(text: str) -> str:
+def wrapped(text: str) -> str:
     """Prose in 80 columns; citations line by line; what is indented (equations, tables) stays as it is."""
     found: list[str] = []
     for paragraph in text.split("\n\n"):
@@ -146,14 +150,16 @@ def _wrapped(text: str) -> str:
         if any(line.startswith("  ") for line in lines):
             found.append(paragraph)
         else:
-            found.append("\n".join(_filled(part, "") for part in (lines if "https://" in paragraph else [paragraph])))
+            found.append("\n".join(filled(part, "") for part in (lines if "https://" in paragraph else [paragraph])))
     return "\n\n".join(found)
 
 
-def _filled(text: str, indent: str) -> str:
-    return "\n".join(_lines(" ".join(text.split()), indent))
+def filled(text: str, indent: str) -> str:
+    """One paragraph in 80 columns."""
+    return "\n".join(folded(" ".join(text.split()), indent))
 
 
-def _lines(text: str, indent: str, later: str | None = None) -> list[str]:
+def folded(text: str, indent: str, later: str | None = None) -> list[str]:
+    """The lines of one paragraph in 80 columns, all but the first of them behind `later`."""
     later = indent if later is None else later
     return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=later, break_on_hyphens=False, break_long_words=False)

@@ -54,7 +54,7 @@ class Convnet:
     activation: Activation = "relu"
     norm: Norm = "none"
     init: Init = "he"
-    gain: Positive = 1.0
+    gain: Positive = 1.0  # multiplies the first weights
 
     def problems(self, example_shape: tuple[int, ...], classes: int) -> Problems:
         """(field, what is wrong) where this model does not fit the data."""
@@ -94,7 +94,7 @@ class VGG5:
     pool: Literal["max", "average"] = "max"
     pool_first: bool = False
     init: Init = "he"
-    gain: Positive = 1.0
+    gain: Positive = 1.0  # multiplies the first weights
 
     def problems(self, example_shape: tuple[int, ...], classes: int) -> Problems:
         """(field, what is wrong) where this model does not fit the data."""
@@ -139,7 +139,7 @@ class VGG8b:
     activation: Activation = "leaky_relu"
     norm: Norm = "batch"
     init: Init = "he"
-    gain: Positive = 1.0
+    gain: Positive = 1.0  # multiplies the first weights
 
     def problems(self, example_shape: tuple[int, ...], classes: int) -> Problems:
         """(field, what is wrong) where this model does not fit the data."""
@@ -155,7 +155,7 @@ class VGG8b:
 
 @dataclass(frozen=True)
 class VGG11b(VGG8b):
-    """As VGG8b, with nine convolutions.
+    """Nine convolutions of 128 to 512 channels, a hidden dense layer and a linear top: the larger network of papers on local losses.
 
     Nøkland & Eidnes (2019), https://arxiv.org/abs/1901.06656. width: multiplies the channels; the paper's "3x" is 3. dense: hidden widths.
     """

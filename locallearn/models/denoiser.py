@@ -57,7 +57,7 @@ class Guess(nnx.Module):
 
 @dataclass(frozen=True)
 class Denoiser:
-    """`depth` blocks, each a network [x, z] -> class scores of its own; what the rules of denoising blocks ask for.
+    """For the rules of denoising blocks: `depth` blocks, each a network from the example and a noisy guess to class scores.
 
     widths: an example's size, hidden layers, classes; the input of each block's network is wider by the classes and one. trunk: channels of
     the convolutions before it. Under other rules it is a network whose blocks pass x on beside their scores.

@@ -32,7 +32,12 @@ def parse_widths(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class MLP:
-    """Multi-layer perceptron. The top block is linear: its output are the class scores. In YAML, `widths` may be a name in `PRESETS`."""
+    """Multi-layer perceptron: a block for each dense layer, the top one linear.
+
+    widths: from the values of an example to the classes, or the name of some for MNIST: mlp-s 784-512-512-10; mlp-pcx 784-128-128-128-10
+    (Pinchetti et al. 2024); mlp-ff 784-2000-2000-2000-2000-10 and mlp-ff-3 784-1000-1000-1000-10 (Hinton 2022); mlp-local
+    784-1024-1024-1024-10 (Nøkland & Eidnes 2019). gain: multiplies the first weights.
+    """
 
     name: ClassVar[str] = "mlp"
 

@@ -99,7 +99,7 @@ class ResNet20:
     width: Positive = 1.0
     norm: Norm = "batch"
     init: Init = "he"
-    gain: Positive = 1.0
+    gain: Positive = 1.0  # multiplies the first weights
 
     def problems(self, example_shape: tuple[int, ...], classes: int) -> Problems:
         """What is wrong where this model does not fit the data."""

@@ -82,7 +82,7 @@ class Scores(nnx.Module):
 class Transformer:
     """Causal transformer for text.
 
-    width: of each position. layers: blocks between embedding and scores. hidden: width of their networks, 4 x `width` unless given.
+    width: numbers at each position. layers: blocks between embedding and scores. hidden: width of their networks, 4 x `width` unless given.
     """
 
     name: ClassVar[str] = "transformer"

@@ -47,6 +47,13 @@ def cell(value: Any) -> str:
     return str(value)
 
 
+def setting(value: Any) -> str:
+    """A value of an option: lists in brackets, `none` for nothing."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(setting, value))}]"
+    return "none" if value is None else cell(value)
+
+
 def flattened(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     """Dotted keys."""
     found: dict[str, Any] = {}

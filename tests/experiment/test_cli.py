@@ -14,6 +14,7 @@ import yaml
 from locallearn.cli import cli, code_of
 from locallearn.commands import doctor
 from locallearn.experiment.store import Store
+from locallearn.models.mlp import PRESETS
 from locallearn.report import tabular
 
 RUN = {
@@ -230,7 +231,7 @@ def test_three_alike_stop_the_sweep(folder, capsys, monkeypatch):
 
 
 def test_listings(capsys):
-    for name in ("rules", "codecs", "datasets"):
+    for name in ("rules", "models", "codecs", "datasets"):
         assert code_of([name]) == 0
         assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
         assert code_of([name, "--format", "json"]) == 0
@@ -238,6 +239,57 @@ def test_listings(capsys):
         assert all(row["name"] and row["summary"] for row in rows)
         assert code_of([name, "--format", "csv"]) == 0
         assert capsys.readouterr().out.startswith("name,")
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "blocks", "millions"),
+    [
+        ("resnet20", "cifar10", 11, 0.27),  # as published: He et al. (2016), table 6
+        ("resnet18", "cifar10", 10, 11.17),
+        ("mlp", "mnist", 3, (785 * 512 + 513 * 512 + 513 * 10) / 1e6),
+        ("convnet", "mnist", 4, (10 * 32 + (9 * 32 + 1) * 64 + (9 * 64 + 1) * 128 + (9 * 128 + 1) * 10) / 1e6),
+    ],
+)
+def test_models_have_their_size(model, data, blocks, millions, capsys):
+    assert code_of(["models", model, "--data", data, "--format", "json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert len(rows) == blocks
+    assert sum(row["parameters"] for row in rows) == pytest.approx(millions * 1e6, abs=5e3 if model.startswith("resnet") else 0)
+    assert [row["bytes"] is None for row in rows] == [False] * (blocks - 1) + [True]  # nobody is above the top
+    assert code_of(["models", model, "--data", data]) == 0
+    page = capsys.readouterr().out
+    assert f"{blocks} blocks, {sum(row['parameters'] for row in rows):,} parameters" in page
+    assert ("\ncomposite: " in page) == model.startswith("resnet")
+
+
+def test_the_page_of_the_perceptron_knows_its_presets(capsys):
+    assert code_of(["models", "mlp"]) == 0
+    page = capsys.readouterr().out
+    assert max(map(len, page.splitlines())) <= 80
+    words = page.split()
+    for name, widths in PRESETS.items():
+        assert "-".join(map(str, widths)) in words[words.index(name) + 1]
+
+
+def test_models_that_do_not_fit_say_so(capsys):
+    assert code_of(["models", "transformer"]) == 0
+    assert "does not fit: takes text" in capsys.readouterr().out
+    assert code_of(["models", "transformer", "--format", "csv"]) == 2
+    assert "does not fit: takes text" in capsys.readouterr().err
+    assert code_of(["models", "resnet81"]) == 2
+    assert "did you mean `resnet18`?" in capsys.readouterr().err
+    assert code_of(["models", "--data", "mnits"]) == 2
+    assert "did you mean `mnist`?" in capsys.readouterr().err
+
+
+def test_the_page_of_a_codec(capsys):
+    assert code_of(["codecs", "topk"]) == 0
+    page = capsys.readouterr().out
+    assert page.startswith("topk(fraction=0.1, among=row)  wraps another; ")
+    assert "at most 1 - k / n of the\nrow's own" in page
+    assert max(map(len, page.splitlines())) <= 80
+    assert code_of(["codecs", "topkk"]) == 2
+    assert "did you mean `topk`?" in capsys.readouterr().err
 
 
 def test_doctor(folder, capsys, monkeypatch):
