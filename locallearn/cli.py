@@ -45,7 +45,9 @@ transport_option = click.option(
     show_default=True,
     help="Between actors, for --on ray: sockets, or calls of Ray where ports are closed.",
 )
-network_option = click.option("--network", metavar="NAME", help="Emulated between actors: 1mbit, or `1 Mbit/s, 20 ms`.")
+network_option = click.option(
+    "--network", metavar="NAME", help="Emulated between actors, in place of the file's: 1mbit, or `1 Mbit/s, 20 ms`."
+)
 
 
 class _Group(click.Group):

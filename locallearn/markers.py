@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
 from annotated_types import Gt
@@ -13,6 +13,14 @@ class Parsed(NamedTuple):
     """The value as written goes through `function` first, which raises ValueError with a sentence for the user."""
 
     function: Callable[[Any], Any]
+
+
+class WrongKeys(ValueError):
+    """What is wrong with a value that has keys of its own: (key, sentence) for each."""
+
+    def __init__(self, problems: Sequence[tuple[str, str]]):
+        super().__init__("; ".join(f"`{key}` {what}" for key, what in problems))
+        self.problems = problems
 
 
 class Named(NamedTuple):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, NamedTuple
 
 from locallearn.errors import LocallearnError
+from locallearn.markers import Parsed, WrongKeys
 
 
 class UnknownNetwork(LocallearnError):
@@ -67,3 +69,38 @@ def parse_network(text: str) -> Network:
         such = "one rate such as `1 Mbit/s, 20 ms`, or both: `5 Mbit/s up, 50 Mbit/s down, 20 ms`"
         raise UnknownNetwork(f"`{text}` is no network; write one of {', '.join(NETWORKS)}, or {such}")
     return Network(text, rates[ways[-1]], rates[ways[0]], times[0] if times else 0.0)
+
+
+KEYS = ("bandwidth", "up", "latency")
+
+
+def in_words(value: Any) -> str:
+    """A network of a file as `parse_network` reads it: so, or as `{bandwidth: 1 Mbit/s, latency: 20 ms}`, with `up` for a slower way up."""
+    if not isinstance(value, Mapping):
+        try:
+            return parse_network(str(value)).name
+        except UnknownNetwork as error:
+            raise ValueError(str(error)) from None
+    wrong = list(_wrong(value))
+    if wrong:
+        raise WrongKeys(wrong)
+    down, up = value["bandwidth"], value.get("up")
+    rates = [f"{up} up", f"{down} down"] if up else [down]
+    return ", ".join([*rates, *([value["latency"]] if "latency" in value else [])])
+
+
+def _wrong(value: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for key, given in value.items():
+        rate = _RATE.fullmatch(str(given))
+        if key not in KEYS:
+            yield str(key), f"is no key of a network (keys: {', '.join(KEYS)})"
+        elif key == "latency" and not _TIME.fullmatch(str(given)):
+            yield key, "is no time with its unit, such as 20 ms"
+        elif key != "latency" and not (rate and not rate[4] and float(rate[1])):
+            yield key, "is no rate with its unit, such as 1 Mbit/s or 10 kB/s"
+    if "bandwidth" not in value:
+        yield "bandwidth", "is missing, such as 1 Mbit/s"
+
+
+Line = Annotated[str, Parsed(in_words)]
+"""A network as a key of a file."""

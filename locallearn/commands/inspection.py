@@ -33,7 +33,8 @@ def plan_text(path: Path, sets: Sequence[str], form: str) -> str:
     from locallearn.experiment.planning import plan
     from locallearn.experiment.prepare import prepare
 
-    found = plan(prepare(resolve(document, sets)))
+    config = resolve(document, sets)
+    found = plan(prepare(config)) | ({"network": config.network} if config.network else {})
     if form == "json":
         return json.dumps(found, indent=1)
     if form == "csv":
@@ -66,6 +67,7 @@ def _plan_table(found: Mapping[str, Any]) -> str:
         f"by kind: {training}" if training else "nothing crosses from shard to shard",
     ]
     lines += [f"beside training: {beside}"] if beside else []
+    lines += [f"actors (--on ray) send it at the pace of {found['network']}"] if "network" in found else []
     return "\n".join(lines)
 
 
@@ -177,7 +179,8 @@ def _origin(meta: Mapping[str, Any]) -> str:
     role = "" if not tuned else f", {_role(tuned)}"
     where = f"on {meta.get('host', 'an unknown machine')}, {', '.join(meta.get('devices', ()))}, {meta.get('on', '')}"
     resumed = f", gone on with {len(meta['resumed'])} times" if meta.get("resumed") else ""
-    return f"begun {meta.get('started', '')} {where}{resumed}{role}"
+    paced = f", paced as of {meta['network']}" if meta.get("network") else ""
+    return f"begun {meta.get('started', '')} {where}{paced}{resumed}{role}"
 
 
 def _role(tuned: Mapping[str, Any]) -> str:

@@ -65,6 +65,7 @@ def new_text(path: Path, rule: str, data: str) -> str:
             *_section("train", _train(source)),
             *_section("codecs", {"default": ("exact", "or int8, float16, topk(0.1), ...: `locallearn codecs` lists them")}),
             "# diagnostics: [angle, norms, probe, rule]   what evaluations find out besides, block by block",
+            "# network: {bandwidth: 1 Mbit/s, latency: 20 ms}   emulated between actors (--on ray); or a name, 1mbit",
             "seed: 0",
             "",
         ]

@@ -25,6 +25,7 @@ from locallearn.data.intake import Augment
 from locallearn.errors import ConfigError
 from locallearn.fields import Count
 from locallearn.markers import Named
+from locallearn.networks import Line
 from locallearn.replicas import ALONE, Replicas
 from locallearn.runtime.placement import PLAIN, Cluster
 from locallearn.schedule import Schedule
@@ -114,6 +115,7 @@ class _File:
     count: Level = "framed"
     diagnostics: tuple[Literal["angle", "norms", "probe", "rule"], ...] = ()
     cluster: Cluster = PLAIN
+    network: Line | None = None
     seed: Seed = 0
 
 
@@ -122,7 +124,8 @@ RUN_KEYS = tuple(item.name for item in dataclasses.fields(_File))
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that decides the result of a run, and `cluster`, which says where its shards are to live and decides nothing.
+    """Everything that decides the result of a run; and, which decides nothing, where on a `cluster` its shards are to live and which
+    `network` is emulated between them there.
 
     validation: share (float) or count (int) of the training examples held back. augment: what training images go through. codecs: by
     message name, kind or `default`; a name beats its kind, a kind beats the default. diagnostics: what evaluations find out besides.
@@ -144,16 +147,18 @@ class Config:
     count: Level = "framed"
     replicas: Replicas = ALONE
     cluster: Cluster = field(default=PLAIN, compare=False)
+    network: str | None = field(default=None, compare=False)
     catalog: Catalog = field(default_factory=default_catalog, repr=False, compare=False)
 
     def canonical(self) -> dict[str, Any]:
         """What decides the result as plain data, all defaults written: for YAML and JSON, and to be resolved again."""
         return self._content() | {"seed": self.seed}
 
-    def asked(self) -> dict[str, Any]:
-        """What is asked of a cluster, as plain data: the keys that are not at their default."""
+    def aside(self) -> dict[str, Any]:
+        """What decides nothing, as plain data: of `cluster` the keys that are not at their default, and `network`."""
         usual = plain(PLAIN, self.catalog)
-        return {key: value for key, value in plain(self.cluster, self.catalog).items() if value != usual[key]}
+        asked = {key: value for key, value in plain(self.cluster, self.catalog).items() if value != usual[key]}
+        return {"cluster": asked, "network": self.network}
 
     def _content(self, identity: bool = False) -> dict[str, Any]:
         write = functools.partial(plain, catalog=self.catalog, identity=identity)

@@ -26,7 +26,7 @@ from locallearn.config.fieldtypes import (
     values_of,
 )
 from locallearn.config.mistakes import Mistake, hint, nearest, unknown_key
-from locallearn.markers import Named
+from locallearn.markers import Named, WrongKeys
 
 BAD: Any = type("_Bad", (), {"__repr__": lambda self: "BAD"})()
 """Stands for a value that had mistakes."""
@@ -84,6 +84,8 @@ class Reader:
         except ValidationError as error:
             for place, text in explained(error, value).items():
                 self._add((*path, *place), "value", text)
+        except WrongKeys as error:
+            self.mistakes += hooked(error.problems, path)
         except ValueError as error:
             self._add(path, "value", str(error))
         return BAD

@@ -34,7 +34,8 @@ def run(
     source: the path of a YAML file, or a dictionary with the same keys; in it, `rule` may be a Rule, `model` a model or a list of
     blocks, and `data` a Dataset. sets: `key=value` settings on top. on: `local` (one compiled program), `eager` (message by message,
     for debugging) or `ray` (one actor for each shard; address: of a cluster, else Ray is started for this run alone; transport: of the
-    frames, `socket`, or `ray` where actors cannot reach each other's ports; network: emulated between them, such as `1 Mbit/s, 20 ms`).
+    frames, `socket`, or `ray` where actors cannot reach each other's ports; network: emulated between them, such as `1 Mbit/s, 20 ms`, in
+    place of the configuration's own).
 
     runs: a folder for run directories; without one nothing is written. A run that is finished there is loaded, one that was
     interrupted goes on; fresh: begin anew. progress: called with every event, see `locallearn.experiment.events`.
@@ -51,7 +52,7 @@ def run(
 def configuration(source: Source, sets: Sequence[str] = ()) -> Config:
     """The resolved configuration of whatever `run` takes."""
     if isinstance(source, Config):
-        return resolve(source.canonical() | {"cluster": source.asked()}, sets) if sets else source
+        return resolve(source.canonical() | source.aside(), sets) if sets else source
     if isinstance(source, str | Path):
         return resolve(read(source), sets)
     return resolve(with_blocks(source), sets)

@@ -36,10 +36,10 @@ class How:
 
     on: `local` (one compiled program), `eager` (message by message) or `ray` (one actor for each shard). address: of a Ray that runs
     already, on which the run is then carried out: as actors, or else as one task. transport: of the frames between actors, one of
-    `TRANSPORTS`. network: emulated between them. keep_seconds: least time between checkpoints. interrupted: asked after every event, true
-    to stop. load: gets data into memory. retry: whether a run that failed is tried again. shared: what earlier runs left for others that
-    differ in seeds and rates alone. source, varied, tuned: noted beside the run, where it comes from, what sets it apart in a sweep and
-    what tuning has to do with it.
+    `TRANSPORTS`. network: emulated between them, in place of the run's own. keep_seconds: least time between checkpoints. interrupted:
+    asked after every event, true to stop. load: gets data into memory. retry: whether a run that failed is tried again. shared: what
+    earlier runs left for others that differ in seeds and rates alone. source, varied, tuned: noted beside the run, where it comes from,
+    what sets it apart in a sweep and what tuning has to do with it.
     """
 
     on: str = "local"
@@ -60,6 +60,10 @@ class How:
     def elsewhere(self) -> bool:
         """Whether other processes train."""
         return self.on == "ray" or self.address is not None
+
+    def line(self, config: Config) -> str | None:
+        """The network that is emulated between the shards of a run, if there is one."""
+        return (self.network or config.network) if self.on == "ray" else None
 
     @property
     def tested(self) -> bool:

@@ -101,7 +101,7 @@ def _stored(config: Config, how: How, store: Store) -> Result:
         meta = {**provenance(), "on": how.on, "source": how.source, "varied": dict(how.varied)}
         if how.tuned:
             meta["tuned"] = how.tuned._asdict()
-        meta |= {"cluster": config.asked()} if how.on == "ray" else {}
+        meta |= {**config.aside(), "network": how.line(config)} if how.on == "ray" else {}
         store.begin(write_yaml(config, _header(how, meta)), meta)
     try:
         setup = prepared(config, how)
@@ -116,7 +116,7 @@ def _train(config: Config, how: How, setup: Setup, store: Store | None) -> Resul
     """From the last checkpoint, if there is one, to the end."""
     resume = checkpoint.latest(store.checkpoints) if store else None
     curve = store.rewind(resume.step if resume else 0) if store else []
-    notes = _resumed(store, how) if store and resume else ()
+    notes = (*_paced(config, how), *(_resumed(store, how) if store and resume else ()))
     tell = _told(how, store)
     tell(Started(config, setup, how.on, _device(), store and store.directory, resume and resume.step, notes))
     if store:
@@ -233,6 +233,14 @@ def failure_of(error: BaseException, store: Store) -> dict[str, Any]:
         "failed": now(),
         "traceback": text,
     }
+
+
+def _paced(config: Config, how: How) -> Iterator[str]:
+    """What becomes of an emulated network."""
+    if line := how.line(config):
+        yield f"links between actors are paced as of {line}"
+    elif config.network:
+        yield f"network {config.network} is emulated between actors: with --on ray"
 
 
 def _resumed(store: Store, how: How) -> tuple[str, ...]:

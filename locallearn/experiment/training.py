@@ -78,13 +78,14 @@ def training(config: Config, how: How, setup: Setup, resume: Snapshot | None, st
         return
     from locallearn.runtime.cluster import train_on_ray
 
+    line = how.line(config)
     yield from train_on_ray(
         Making.of(config, setup, how.tested),
         resume=resume,
         address=how.address,
         keep_seconds=keep_seconds,
         transport=how.transport,
-        network=parse_network(how.network) if how.network else None,
+        network=parse_network(line) if line else None,
         name=name,
         cluster=config.cluster,
         data=setup.split,

@@ -8,8 +8,11 @@ import pytest
 
 import locallearn
 from locallearn.cli import code_of
+from locallearn.config.reading import parse
 from locallearn.config.run import resolve
-from locallearn.errors import LocallearnError
+from locallearn.errors import ConfigError, LocallearnError
+from locallearn.experiment.api import configuration
+from locallearn.experiment.how import How
 from locallearn.experiment.predict import course_of, predict
 from locallearn.experiment.prepare import network
 from locallearn.network.clock import _pipelined, _replayed, ends, upwards
@@ -253,3 +256,78 @@ def test_networks_in_words():
     for text in ("fast", "", "1 Mbit/s, soon", "20 ms", "0 Mbit/s", "up", "up 5 Mbit/s", *half):
         with pytest.raises(LocallearnError, match="is no network"):
             parse_network(text)
+
+
+RUN = """\
+rule: {name: backprop}
+model: {name: mlp, widths: [196, 12, 10], shards: 2}
+data: {name: fashion14, limit: 300, validation: 40}
+train: {steps: 2, batch: 16}
+"""
+
+
+@pytest.mark.parametrize(
+    ("written", "bandwidths", "latency"),
+    [
+        ("1mbit", (125e3, 125e3), 0.02),
+        ("1 Mbit/s, 20 ms", (125e3, 125e3), 0.02),
+        ("{bandwidth: 1 Mbit/s, latency: 20 ms}", (125e3, 125e3), 0.02),
+        ("{bandwidth: 100 Mbit/s, up: 20 Mbit/s, latency: 20 ms}", (2.5e6, 12.5e6), 0.02),
+        ("{bandwidth: 1 kB/s}", (1e3, 1e3), 0.0),
+    ],
+)
+def test_a_file_says_at_what_pace_its_links_run_and_is_the_same_run(written, bandwidths, latency):
+    plain, paced = resolve(parse(RUN, "run.yaml")), resolve(parse(f"{RUN}network: {written}", "run.yaml"))
+    assert parse_network(paced.network)[1:] == (*bandwidths, latency)
+    assert paced.canonical() == plain.canonical()
+    assert (paced.digest(), paced.structure()) == (plain.digest(), plain.structure())
+    assert configuration(paced, ["seed=1"]).network == paced.network
+    clocked = resolve(parse(f"{RUN}schedule:\n  network: {written}\n  step: 0.01", "run.yaml"))
+    assert clocked.schedule.network == paced.network
+    assert (How("ray").line(paced), How("ray").line(plain), How("local").line(paced)) == (paced.network, None, None)
+    assert How("ray", network="64kbit").line(paced) == "64kbit"
+
+
+@pytest.mark.parametrize(
+    ("written", "mistakes"),
+    [
+        ("network: fast", ["5: `network: fast`: `fast` is no network; write one of nvlink, "]),
+        ("network: 5", ["5: `network: 5`: `5` is no network"]),
+        ("network: {latency: 20 ms}", ["5: `network.bandwidth` is missing, such as 1 Mbit/s"]),
+        (
+            "network:\n  bandwith: 1 Mbit/s\n  up: 0 kB/s\n  latency: 20",
+            [
+                "5: `network.bandwidth` is missing, such as 1 Mbit/s",
+                "6: `network.bandwith: 1 Mbit/s`: is no key of a network (keys: bandwidth, up, latency)",
+                "7: `network.up: 0 kB/s`: is no rate with its unit",
+                "8: `network.latency: 20`: is no time with its unit, such as 20 ms",
+            ],
+        ),
+    ],
+)
+def test_a_network_that_is_none_is_found_at_its_line(written, mistakes):
+    with pytest.raises(ConfigError) as found:
+        resolve(parse(RUN + written, "run.yaml"))
+    lines = str(found.value).splitlines()[: len(mistakes)]
+    assert [line[: len(text) + 9] for line, text in zip(lines, mistakes, strict=True)] == [f"run.yaml:{text}" for text in mistakes]
+
+
+def test_the_network_of_a_file_is_emulated_between_actors_and_told(monkeypatch, tmp_path, capsys):
+    """The driver's part; that a line of so many bytes a second is kept to is proved with real actors elsewhere."""
+    emulated = []
+
+    def train_on_ray(making, *, network, **options):
+        emulated.append(network)
+        raise LocallearnError("there is no Ray here")
+        yield
+
+    monkeypatch.setattr("locallearn.runtime.cluster.train_on_ray", train_on_ray)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.yaml").write_text(f"{RUN}network: 1mbit")
+    for flags in ([], ["--network", "64kbit", "--fresh"]):
+        assert code_of(["run", "run.yaml", "--on", "ray", *flags]) == 1
+    assert emulated == [NETWORKS["1mbit"], NETWORKS["64kbit"]]
+    assert "links between actors are paced as of 64kbit" in capsys.readouterr().out
+    assert '"network": "64kbit"' in next(tmp_path.glob("runs/run/*/seed-0@ray/meta.json")).read_text()
+    assert code_of(["plan", "run.yaml"]) == 0
+    assert "actors (--on ray) send it at the pace of 1mbit" in capsys.readouterr().out
