@@ -34,7 +34,9 @@ def plan_text(path: Path, sets: Sequence[str], form: str) -> str:
     from locallearn.experiment.prepare import prepare
 
     config = resolve(document, sets)
-    found = plan(prepare(config)) | ({"network": config.network} if config.network else {})
+    found = plan(prepare(config))
+    if config.network:
+        found["network"] = config.network
     if form == "json":
         return json.dumps(found, indent=1)
     if form == "csv":
