@@ -104,10 +104,6 @@ class Fabric(abc.ABC):
     def repeat(self, times: int, body: Callable[[Any, Any], Any], carry: Any) -> Any:
         """`carry = body(round, carry)` for round = 0 .. times-1."""
 
-    def average(self, name: str, row: Row) -> Row:
-        """Each entry's mean over the replicas of its block. One replica is its own mean; `locallearn.runtime.ring` has fabrics of many."""
-        return row
-
 
 class Chain:
     """The verbs, over one fabric."""
@@ -205,16 +201,6 @@ class Chain:
             (total,) = self._send("gather", name, [Move(i - 1, i, total)])
             total = self._at("gather", i, combine, (total, row[i]), {})
         return total
-
-    # Between replicas.
-
-    def average(self, name: str, row: Row) -> Row:
-        """The row in which every entry, a tree of numbers, is its mean over all replicas of the chain: from each block to its copies."""
-        try:
-            return self.fabric.average(name, row)
-        except Exception as error:
-            _locate(error, f"in verb `average`, message `{name}`")
-            raise
 
     # How every verb reaches the fabric; errors name the verb and the block.
 

@@ -1,4 +1,4 @@
-"""What replicas agree on, written in the verbs of a chain whose values are those of all replicas.
+"""What replicas agree on, written in the verbs of a chain over their ring, whose values are those of all replicas.
 
 Of parameters each replica sends how far they went since the last average, and all add the mean of that, or a step that an outer optimizer
 makes of it, to what they had agreed on: so a lossy codec loses of changes, not of weights. Optimizers, rules' memories and the running
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from locallearn.block import Block, State
 from locallearn.chain import ABSENT, Chain, Row
 from locallearn.replicas import PLAIN, Outer, Replicas
-from locallearn.runtime.ring import AVERAGE, Deal, Memory, PlanRing, initial_memory
+from locallearn.runtime.ring import Deal, Memory, PlanRing, Ring, initial_memory
 from locallearn.runtime.wiring import Wiring
 
 
@@ -73,9 +73,10 @@ def agreed_state(blocks: Sequence[Block], state: Row, agreement: Row) -> Row:
     return Row(own if own is ABSENT else evaluated(b, own, agreed) for b, own, agreed in zip(blocks, state, agreement, strict=True))
 
 
-def agree(chain: Chain, state: Row, agreement: Row, outer: Outer | None) -> tuple[Row, Row]:
+def agree(blocks: Sequence[Block], ring: Ring, state: Row, agreement: Row, outer: Outer | None) -> tuple[Row, Row]:
     """An average of parameters: (states, agreements)."""
-    change = chain.average(AVERAGE, chain.map(drift, state, agreement))
+    chain = Chain(blocks, ring)
+    change = ring.average(chain.map(drift, state, agreement))
     after = chain.map(settle, state, agreement, change, outer=outer or PLAIN)
     return after.state, after.agreement
 
@@ -90,9 +91,10 @@ def rejoined(block: Block, mean: Any, grads: Any) -> Any:
     return block.joined(mean, grads) if block.learns else grads
 
 
-def mean_gradients(chain: Chain, grads: Row) -> Row:
+def mean_gradients(blocks: Sequence[Block], ring: Ring, grads: Row) -> Row:
     """An average of gradients."""
-    return chain.map(rejoined, chain.average(AVERAGE, chain.map(learnt, grads)), grads)
+    chain = Chain(blocks, ring)
+    return chain.map(rejoined, ring.average(chain.map(learnt, grads)), grads)
 
 
 def averaged(blocks: Sequence[Block], state: Row) -> dict[int, Any]:
@@ -111,13 +113,13 @@ def plan_average(deal: Deal, blocks: Sequence[Block], wiring: Wiring, replicas: 
     """What one average sends. state: the shapes of one replica's."""
 
     ring = PlanRing(wiring, deal, {})
-    chain = Chain(blocks, ring)
 
     def run(state: Row) -> Any:
         ring.memory, copies = ring_memory(deal, blocks, state, 0), stack(state, deal.replicas)
         if replicas.average == "gradients":
-            return mean_gradients(chain, copies.params)
-        return agree(chain, copies, chain.map(begin_agreement, copies, replicas=replicas), replicas.outer)
+            return mean_gradients(blocks, ring, copies.params)
+        agreement = Chain(blocks, ring).map(begin_agreement, copies, replicas=replicas)
+        return agree(blocks, ring, copies, agreement, replicas.outer)
 
     jax.eval_shape(run, state)
     return ring

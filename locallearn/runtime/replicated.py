@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from locallearn.chain import ABSENT, Chain, Row
+from locallearn.chain import ABSENT, Row
 from locallearn.runtime.averaging import Shared, agree, mean_gradients
 from locallearn.runtime.diagnostics import Diagnosis
 from locallearn.runtime.frame import AVERAGE, Address, frame, machines, unframe
@@ -115,7 +115,8 @@ def train_step(members: Mapping[int, FramedSession], step: int) -> list[Any]:
     if setup.due(stage, step):
         ring = FramedRing(members, step)
         state, agreement = agree(
-            Chain(stage.blocks, ring),
+            stage.blocks,
+            ring,
             _copies({r: member.state for r, member in members.items()}),
             _copies({r: member.shared.agreement for r, member in members.items() if member.shared is not None}),
             setup.replicas.outer,
@@ -131,7 +132,7 @@ def _with_mean_gradients(members: Mapping[int, FramedSession], step: int) -> lis
     halves = {r: member.halves(step) for r, member in members.items()}
     grads = _copies({r: next(half) for r, half in halves.items()})
     ring, losses = FramedRing(members, step), []
-    mean = mean_gradients(Chain(stage.blocks, ring), grads)
+    mean = mean_gradients(stage.blocks, ring, grads)
     for r, member in members.items():
         assert member.shared is not None
         try:

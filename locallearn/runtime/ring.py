@@ -232,8 +232,8 @@ class Ring(Fabric):
         """Never: between blocks it is for each replica's own chain."""
         raise RuleError(f"`{name}` goes from block to block, which replicas do each for themselves")
 
-    def average(self, name: str, row: Row) -> Row:
-        """The mean of every block that has a memory; the others are as they were."""
+    def average(self, row: Row) -> Row:
+        """Each entry, a tree of numbers, as its mean over the replicas, of every block that has a memory; the others are as they were."""
         deal, number, turn = self.deal, self.numbers(), self.deal.replicas - 1
         own = {i: row[i] for i in self.memory}
 

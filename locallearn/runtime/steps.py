@@ -76,7 +76,7 @@ def replicas_step(
     if replicas.average == "gradients":
         half = partial(_half_step, stage, metered)
         (grads, kept, info), memory, sizes = jax.lax.map(lambda args: half(*args), (now.state, now.memory, parts))
-        grads = mean_gradients(Chain(stage.blocks, ring), grads)
+        grads = mean_gradients(stage.blocks, ring, grads)
         chain = Chain(stage.blocks, Fused(stage.wiring, {}, Context(batch.index)))
         half = partial(descended, stage.rule, chain)
         state = jax.lax.map(lambda args: half(*args), (now.state, now.state, grads, kept, info))
@@ -86,7 +86,7 @@ def replicas_step(
 
     def average(state: Row, shared: Shared) -> Any:
         ring = FusedRing(stage.wiring, Deal(stage.average, replicas.count), shared.ring)
-        state, agreement = agree(Chain(stage.blocks, ring), state, shared.agreement, replicas.outer)
+        state, agreement = agree(stage.blocks, ring, state, shared.agreement, replicas.outer)
         return state, Shared(agreement, ring.memory), ring.sizes
 
     state, shared, sent = jax.lax.cond(due, average, lambda state, shared: (state, shared, ring.sizes), state, now.shared)

@@ -150,7 +150,7 @@ def ring_rounds(spec, count, rounds):
     @jax.jit
     def run(value, memory):
         ring = FusedRing(wiring, deal, memory)
-        return ring.average(AVERAGE, Row([value]))[0], ring.memory
+        return ring.average(Row([value]))[0], ring.memory
 
     means = []
     for value in values:
