@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from locallearn.config.catalog import Catalog
 from locallearn.config.codecs import EXACT, spelled
 from locallearn.config.document import MISSING, Document, KeyPath, split_key
+from locallearn.config.fieldtypes import fields_of, nested_keys
 from locallearn.config.mistakes import Mistake, hint, nearest
-from locallearn.config.run import Held, Placement
-from locallearn.replicas import Replicas
-from locallearn.schedule import Schedule
-from locallearn.train import Stop, Train
-
-_SECTIONS: dict[str | int, type] = {"train": Train, "stop": Stop, "schedule": Schedule, "replicas": Replicas}
-_TABLES = {"rule": "rules", "model": "models", "data": "datasets"}
-_EXTRAS = {"model": Placement, "data": Held}
+from locallearn.config.run import RUN_KEYS, RunFile
 
 
 def holds(when: Mapping[str, Any], run: Document, labels: Mapping[str, Any], catalog: Catalog) -> bool:
@@ -56,12 +50,11 @@ def useless(
 
 
 def _keys(runs: list[tuple[Document, Mapping[str, Any]]], catalog: Catalog) -> set[str]:
-    """Dotted keys of sections that some combination has or could have."""
-    keys = {f"train.optimizer.{name}" for name in _names(type(Train().optimizer))}
-    keys |= {f"{head}.{name}" for head, cls in _SECTIONS.items() if head != "stop" for name in _names(cls)}
+    """Dotted keys that some combination has or could have."""
+    keys = {"codecs.default", *(name for name, field in fields_of(RunFile).items() if not (field.named or field.section))}
     for run, _ in runs:
-        for head in _TABLES:
-            keys |= {f"{head}.{name}" for cls in _classes(head, run, catalog) for name in _names(cls)}
+        for head in RUN_KEYS:
+            keys |= {f"{head}.{name}" for cls in _classes(head, run, catalog) for name in (*fields_of(cls), *nested_keys(cls))}
     return keys
 
 
@@ -69,35 +62,32 @@ def _default(path: KeyPath, run: Document, catalog: Catalog) -> Any:
     head, *rest = path
     if path == ("codecs", "default"):
         return spelled(EXACT)
-    if head == "seed":
-        return MISSING if rest else 0
-    classes = [_SECTIONS[head]] if head in _SECTIONS else _classes(head, run, catalog)
-    for cls in classes:
-        for field in dataclasses.fields(cls) if rest else ():
-            if field.name == rest[0]:
-                return _deep(field, rest[1:])
-    return MISSING
+    if not rest:
+        return _deep(RunFile, path)
+    found = (_deep(cls, rest) for cls in _classes(head, run, catalog))
+    return next((value for value in found if value is not MISSING), MISSING)
 
 
-def _deep(field: dataclasses.Field[Any], rest: list[str | int]) -> Any:
+def _deep(cls: type, path: Sequence[str | int]) -> Any:
+    """The default of a field, or of a field of the section that it is; a section as a whole has none."""
+    field = next((field for field in dataclasses.fields(cls) if field.name == path[0]), None)
+    if field is None:
+        return MISSING
     made = field.default_factory is not dataclasses.MISSING
     value = field.default_factory() if made else field.default  # pyright: ignore[reportCallIssue]
-    for key in rest:
+    for key in path[1:]:
         value = getattr(value, str(key), MISSING)
-    return MISSING if value is dataclasses.MISSING else value
+    return MISSING if value is dataclasses.MISSING or dataclasses.is_dataclass(value) else value
 
 
 def _classes(head: str | int, run: Document, catalog: Catalog) -> list[type]:
     """The dataclasses whose fields a section holds, as far as its name is known."""
-    if head not in _TABLES:
-        return []
+    field = fields_of(RunFile).get(str(head))
+    if field is None or field.named is None:
+        return [field.section] if field and field.section else []
     name = run.at((head, "name"))
-    cls = getattr(catalog, _TABLES[str(head)]).get(name) if isinstance(name, str) else None
-    return [c for c in (cls, _EXTRAS.get(str(head))) if c]
-
-
-def _names(cls: type) -> list[str]:
-    return [field.name for field in dataclasses.fields(cls)]
+    chosen = getattr(catalog, field.named.table).get(name) if isinstance(name, str) else None
+    return [cls for cls in (chosen, field.named.extra) if cls]
 
 
 def _matches(value: Any, wanted: Any) -> bool:

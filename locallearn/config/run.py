@@ -101,7 +101,7 @@ class Held:
 
 
 @dataclass(frozen=True)
-class _File:
+class RunFile:
     """What a run's YAML file holds."""
 
     rule: Annotated[Any, Named("rules")]
@@ -119,7 +119,7 @@ class _File:
     seed: Seed = 0
 
 
-RUN_KEYS = tuple(item.name for item in dataclasses.fields(_File))
+RUN_KEYS = tuple(item.name for item in dataclasses.fields(RunFile))
 
 
 @dataclass(frozen=True)
@@ -240,8 +240,8 @@ def check(document: Document, catalog: Catalog) -> tuple[Config | None, list[Loc
         what = "this is a sweep, not a run: start it with `locallearn sweep`"
         return None, locate([Mistake((), "value", what)], document)
     reader = Reader(catalog)
-    reader.keys(document.data, (), [_File])
-    found = reader.found(_File, document.data, ())
+    reader.keys(document.data, (), [RunFile])
+    found = reader.found(RunFile, document.data, ())
     found["codecs"] = parse_codecs(reader, found.get("codecs", {}), ("codecs",))
     mistakes = reader.mistakes + cross_checks(found, catalog)
     return (None if mistakes else _config(found, catalog)), locate(mistakes, document)
@@ -277,4 +277,4 @@ def _whole_numbers(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-__all__ = ["RUN_KEYS", "Config", "ConfigError", "Held", "Placement", "as_yaml", "check", "resolve", "slug", "write_yaml"]
+__all__ = ["RUN_KEYS", "Config", "ConfigError", "Held", "Placement", "RunFile", "as_yaml", "check", "resolve", "slug", "write_yaml"]

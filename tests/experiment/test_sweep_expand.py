@@ -202,11 +202,23 @@ skip:
   - {when: {train.batch: [20], rule.steps: 20}, because: backprop has no steps}
 overrides:
   - {when: {train.batch: [20, 30], stop.accuracy: null, model.activation: relu, data.validation: 0.1}, set: {seed: 5}}
+  - when: {count: framed, diagnostics: [], cluster.spread: spread, schedule: null, schedule.staleness: 0, replicas.count: 1}
+    set: {train.epochs: 3}
 """
     with pytest.raises(ConfigError, match="no combination has this key"):
         sweep_of(text)
     sweep = sweep_of(text.replace("rule.steps: 20", "data.samples: 7"))
-    assert [(run.config.train.batch, run.config.seed) for run in sweep.runs] == [(20, 5), (30, 5)]
+    assert [(run.config.train.batch, run.config.seed, run.config.train.epochs) for run in sweep.runs] == [(20, 5, 3), (30, 5, 3)]
+
+
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [("cout", "count"), ("cluster.spred", "cluster.spread"), ("train.optimizer.rat", "train.optimizer.rate"), ("stop", None)],
+)
+def test_a_condition_on_a_key_that_no_run_has_is_a_mistake(mistakes_of, key, near):
+    (told,) = mistakes_of(f"base: base.yaml\nskip:\n  - {{when: {{{key}: 1}}, because: x}}\n")
+    end = f"; did you mean `{near}`?" if near else ""
+    assert told.partition(" (")[0] == f"sweep.yaml:3: `skip[0].when.{key}: 1`: no combination has this key{end}"
 
 
 def test_select(sweep_of):
