@@ -48,7 +48,7 @@ def _remove(target: Path) -> None:
 
 
 def sweep_up(folder: Path) -> None:
-    """Remove what an earlier process left half written."""
+    """Remove what an earlier process left half written: it would count among the last ones that are kept."""
     for target in folder.iterdir() if folder.is_dir() else ():
         if not (target / "DONE").exists():
             _remove(target)

@@ -97,6 +97,7 @@ def _stored(config: Config, how: How, store: Store) -> Result:
         raise FailedBefore(f"{store.directory}: failed before ({failure['type']}: {failure['message']}); use --retry-failed")
     store.retry()
     store.clean()
+    checkpoint.sweep_up(store.checkpoints)
     if not store.holds(config.canonical()):
         meta = {**provenance(), "on": how.on, "source": how.source, "varied": dict(how.varied)}
         if how.tuned:

@@ -189,6 +189,25 @@ def test_without_a_checkpoint_it_begins_again(tmp_path):
     assert_same(execute(config, EAGER, tmp_path), execute(config, EAGER))
 
 
+def test_half_written_snapshots_cost_no_whole_one(tmp_path):
+    """Killed while it wrote one, gone on, and killed again after another."""
+    steps, kept = [], tmp_path / "checkpoints"
+
+    def die(event):
+        if isinstance(event, Snapshot):
+            steps.append(event.step)
+            raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            execute(configuration(CONFIG), How("eager", tell=die, keep_seconds=0.0), tmp_path)
+        assert [int(folder.name) for folder in kept.iterdir() if (folder / "DONE").exists()] == sorted(steps)
+        for step in (100, 110):
+            (kept / f"{step:08d}").mkdir()
+            (kept / f"{step:08d}" / "shard-0.npz").write_bytes(b"half")
+    assert steps[0] < steps[1]
+
+
 def test_a_final_snapshot_is_not_gone_on_from(tmp_path):
     """Killed after the weights and before the result: an early stop must not become a longer run."""
     train = {"steps": 12, "batch": 16, "evaluate_every": 3}
