@@ -65,7 +65,8 @@ def cli() -> None:
 
     \b
     Example:
-      locallearn run experiments/first.yaml
+      locallearn new --rule backprop
+      locallearn run backprop.yaml
     """
 
 
@@ -116,7 +117,7 @@ def plan(path: Path, sets: tuple[str, ...], data: str | None, form: str) -> None
 
     \b
     Example:
-      locallearn plan experiments/first.yaml --set model.shards=4
+      locallearn plan backprop.yaml --set model.shards=4
     """
     from locallearn.commands.inspection import plan_text
     from locallearn.experiment.environment import use_data
@@ -144,7 +145,7 @@ def run(path: Path, on: str, address: str | None, transport: str, network: str |
 
     \b
     Example:
-      locallearn run experiments/first.yaml --set train.batch=32
+      locallearn run backprop.yaml --set train.batch=32
     """
     from locallearn.commands import running
     from locallearn.experiment.environment import use_data
@@ -184,9 +185,9 @@ def sweep(
 
     \b
     Example:
-      locallearn sweep experiments/frontier.yaml --only rule.name=backprop
-      locallearn sweep experiments/frontier.yaml --jobs 4
-      locallearn sweep experiments/frontier.yaml --address 10.0.0.1:6379
+      locallearn sweep experiments/quickstart.yaml --only rule.name=backprop
+      locallearn sweep experiments/quickstart.yaml --jobs 4
+      locallearn sweep experiments/quickstart.yaml --address 10.0.0.1:6379
     """
     from locallearn.experiment.environment import use_data
 
@@ -247,7 +248,7 @@ def submit(
 
     \b
     Example:
-      locallearn submit experiments/first.yaml --address http://localhost:8265
+      locallearn submit backprop.yaml --address http://localhost:8265
     """
     from locallearn.submission.job import job_of
     from locallearn.submission.submit import submit as hand_over
@@ -267,7 +268,7 @@ def pack(runs: Path, results: Path, checkpoints: bool) -> None:
 
     \b
     Example:
-      locallearn pack ~/locallearn-runs first
+      locallearn pack ~/locallearn-runs backprop
     """
     from locallearn.submission.results import pack as packed
 
@@ -285,7 +286,7 @@ def status(folder: Path, form: str, watch: bool) -> None:
 
     \b
     Example:
-      locallearn status runs/frontier --watch
+      locallearn status runs/quickstart --watch
     """
     from locallearn.commands import status as states
 
@@ -305,7 +306,7 @@ def show(folder: Path, form: str) -> None:
 
     \b
     Example:
-      locallearn show runs/first/backprop-1a2b3c4d/seed-0
+      locallearn show runs/backprop/backprop-1a2b3c4d/seed-0
     """
     from locallearn.commands.inspection import show_text
 
@@ -323,7 +324,7 @@ def compare(folders: tuple[Path, ...], form: str) -> None:
 
     \b
     Example:
-      locallearn compare runs/first/backprop-1a2b3c4d/seed-*
+      locallearn compare runs/backprop/backprop-1a2b3c4d/seed-*
     """
     from locallearn.commands.comparing import compare_text
 
@@ -345,7 +346,7 @@ def time(folder: Path, networks: tuple[str, ...], shards: tuple[int, ...], accur
 
     \b
     Example:
-      locallearn time runs/first/backprop-1a2b3c4d/seed-0 --network 1mbit
+      locallearn time runs/backprop/backprop-1a2b3c4d/seed-0 --network 1mbit
     """
     from locallearn.commands.timing import time_text
 
@@ -365,7 +366,7 @@ def report(folder: Path, out: Path | None, tensorboard: bool, network: str) -> i
 
     \b
     Example:
-      locallearn report runs/frontier
+      locallearn report runs/quickstart
     """
     from locallearn.commands import running
 
@@ -388,9 +389,9 @@ def rules(name: str | None, form: str) -> None:
     from locallearn.commands import listing
 
     if name is not None:
-        from locallearn.commands.rulepage import rule_page
+        from locallearn.commands.rulepage import rule_page, rule_parts
 
-        click.echo(rule_page(name))
+        click.echo(rule_page(name) if form == "table" else listing.shown([rule_parts(name)], form))
     elif form == "table":
         for line in listing.rule_lines(listing.rule_rows()):
             click.echo(line)

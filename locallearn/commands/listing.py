@@ -26,17 +26,20 @@ def rule_rows() -> Iterator[dict[str, Any]]:
 
     rules = dict(RULES.items())
     for family in dict.fromkeys(rule.family for rule in rules.values()):
-        for name, rule in rules.items():
-            if rule.family == family:
-                yield {
-                    "name": name,
-                    "family": family,
-                    "summary": title(rule),
-                    "assumes": rule.assumes,
-                    **_costs(name),
-                    "messages": {key: f"{message.kind} {message.direction}" for key, message in rule.messages.items()},
-                    "parameters": defaults(rule),
-                }
+        yield from (rule_row(name, rule) for name, rule in rules.items() if rule.family == family)
+
+
+def rule_row(name: str, rule: Any) -> dict[str, Any]:
+    """One of them."""
+    return {
+        "name": name,
+        "family": rule.family,
+        "summary": title(rule),
+        "assumes": rule.assumes,
+        **_costs(name),
+        "messages": {key: f"{message.kind} {message.direction}" for key, message in rule.messages.items()},
+        "parameters": defaults(rule),
+    }
 
 
 def _costs(name: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import typing
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal, NamedTuple, Union
 
+from locallearn.commands.listing import rule_row
 from locallearn.config.mistakes import hint
 from locallearn.errors import ConfigError, Problem
 from locallearn.report.costs import Costs, costs_by_name
@@ -30,7 +31,7 @@ class Parameter(NamedTuple):
     doc: str
 
 
-def rule_named(name: str) -> type:
+def rule_named(name: str) -> Any:
     """A rule of the table; ConfigError with what was probably meant."""
     from locallearn.rules import RULES
 
@@ -55,6 +56,15 @@ def rule_page(name: str) -> str:
         f"locallearn new --rule {name}   writes a file that runs",
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def rule_parts(name: str) -> dict[str, Any]:
+    """The same as plain data: its row of the list, with what is said of the rule, its messages and its hyperparameters."""
+    rule = rule_named(name)
+    about = {"about": inspect.getdoc(inspect.getmodule(rule))}
+    messages = {key: message._asdict() for key, message in rule.messages.items()}
+    told = {p.name: {"kind": p.kind, "default": _plain(p.default), "doc": p.doc} for p in _flattened(parameters(rule))}
+    return {**rule_row(name, rule), **about, "messages": messages, "parameters": told}
 
 
 def parameters(cls: type) -> list[Parameter]:
@@ -83,6 +93,10 @@ def kind_of(hint: Any) -> str:
     if typing.get_origin(hint) is tuple:
         return f"list of {kind_of(arms[0])}"
     return {type(None): "none", bool: "true | false"}.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def _plain(default: Any) -> Any:
+    return dataclasses.asdict(default) if dataclasses.is_dataclass(default) and not isinstance(default, type) else default
 
 
 def _docs(cls: type) -> dict[str, str]:

@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -17,6 +18,7 @@ from locallearn.experiment.store import Store
 from locallearn.models.mlp import PRESETS
 from locallearn.report import tabular
 
+ROOT = Path(__file__).parents[2]
 RUN = {
     "rule": {"name": "backprop"},
     "model": {"name": "mlp", "widths": [40, 8, 10], "shards": 2},
@@ -42,7 +44,11 @@ def write_sweep(folder, **changes):
 def test_help_has_an_example_and_fits(name, capsys):
     assert code_of([name, "-h"] if name else ["--help"]) == 0
     text = capsys.readouterr().out
-    assert f"locallearn {name or 'run'}" in text.split("Example:")[1]
+    example = text.split("Example:")[1]
+    assert f"locallearn {name or 'run'}" in example
+    # What it names is here, or is what `locallearn new --rule backprop` writes and its runs.
+    assert all(list(ROOT.glob(word)) or word == "backprop.yaml" for word in re.findall(r"\S+\.yaml", example))
+    assert set(re.findall(r"runs/(\w+)", example)) <= {"backprop", *(path.stem for path in ROOT.glob("experiments/*.yaml"))}
     assert max(map(len, text.splitlines())) <= 80
     if not name:
         assert "..." not in text.split("Commands:")[1]  # every summary is whole

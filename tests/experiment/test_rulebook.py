@@ -162,6 +162,11 @@ def test_the_commands(capsys):
     shown = capsys.readouterr().out
     assert "with 512 units: 2.00 KiB up, 2.00 KiB down" in shown
     assert "locked: forward, backward, update" in shown
+    assert code_of(["rules", "clapp", "--format", "json"]) == 0
+    (told,) = json.loads(capsys.readouterr().out)
+    assert told["parameters"]["views.shift"] == {"kind": "float >= 0", "default": 2.0, "doc": told["parameters"]["views.shift"]["doc"]}
+    assert told["parameters"]["views"]["default"]["shift"] == 2.0
+    assert told["messages"].keys() == RULES["clapp"].messages.keys()
     assert code_of(["rules", "backpropp"]) == 2
     assert "`backpropp` is no rule; did you mean `backprop`?" in capsys.readouterr().err
 
