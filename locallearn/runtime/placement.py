@@ -29,8 +29,8 @@ class Cluster:
     spread: `spread` puts shards on different nodes as far as possible, `strict` takes nothing else, `pack` wants few nodes. cpus: that each
     shard reserves, and computes on; by default one is reserved, and a shard that has its node's cores for itself uses them all. gpus,
     resources: that each reserves besides, the latter by the names that the nodes were started with. Each of these is one value for all
-    shards or a list with one for each. timeout: how long to wait for a place. ports: the first and
-    the last that shards may listen at, on their node's own address; by default any that is free.
+    shards or a list with one for each. timeout: how long to wait for a place. ports: the first and the last that shards may listen at, on
+    their node's own address; by default any that is free.
     """
 
     spread: Literal["spread", "strict", "pack"] = "spread"
