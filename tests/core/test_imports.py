@@ -10,29 +10,34 @@ import pytest
 import locallearn
 
 ROOT = Path(locallearn.__file__).parent
-CORE = {
-    "locallearn." + name
-    for name in (
-        *("chain", "block", "rule", "codec", "traffic", "errors", "fields", "markers", "networks", "convolution"),
-        *("replicas", "search", "words"),
-    )
-}
+
+
+def named(*names):
+    return {"locallearn." + name for name in names}
+
+
+CORE = named(
+    *("chain", "block", "rule", "codec", "traffic", "errors", "fields", "markers", "networks", "convolution"),
+    *("replicas", "search", "words"),
+)
+BELOW = CORE | named("train", "schedule", "data", "models", "rules", "runtime", "network", "config", "experiment")
 MAY = {
     "core": CORE,
-    "models": {
-        "locallearn.block",
-        "locallearn.convolution",
-        "locallearn.fields",
-        "locallearn.markers",
-        "locallearn.errors",
-        "locallearn.models",
-    },
-    "data": {"locallearn.errors", "locallearn.fields", "locallearn.markers", "locallearn.data"},
-    "rules": {"locallearn." + name for name in ("block", "chain", "rule", "convolution", "fields", "errors", "rules", "search")},
-    "runtime": {*CORE, "locallearn.data", "locallearn.runtime"},
-    "network": {*CORE, "locallearn.schedule", "locallearn.runtime", "locallearn.network"},
+    "codec": named("codec", "errors", "fields"),
+    "train": named("fields", "markers"),
+    "schedule": named("fields", "networks"),
+    "models": named("block", "convolution", "fields", "markers", "errors", "models"),
+    "data": named("errors", "fields", "markers", "data"),
+    "rules": named("block", "chain", "rule", "convolution", "fields", "errors", "rules", "search"),
+    "runtime": CORE | named("data", "runtime"),
+    "network": CORE | named("schedule", "runtime", "network"),
+    "config": BELOW - named("experiment"),
+    "experiment": BELOW,
+    "submission": BELOW | named("submission"),
+    "report": BELOW | named("report"),
+    "commands": BELOW | named("report", "commands"),
 }
-"""What each part may import of locallearn; `experiment` and the command line may import everything below them."""
+"""What each part may import of locallearn, that is each module or folder; the command line may import everything."""
 
 
 def imported(path):
@@ -47,8 +52,9 @@ def imported(path):
 
 
 def files(part):
-    found = [ROOT / f"{name.split('.')[1]}.py" for name in CORE] if part == "core" else (ROOT / part).rglob("*.py")
-    return sorted(path for path in found if path.exists())
+    names = [name.split(".")[1] for name in CORE] if part == "core" else [part]
+    modules = [path for name in names if (path := ROOT / f"{name}.py").exists()]
+    return sorted([*modules, *(path for name in names for path in (ROOT / name).rglob("*.py"))])
 
 
 def own(part):
@@ -66,11 +72,16 @@ def test_imports_point_down(part):
     assert not wrong
 
 
+def test_every_part_has_its_place():
+    parts = {path.stem for path in ROOT.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert parts - {"__init__", "__main__", "cli"} == {name.split(".")[1] for name in CORE} | MAY.keys() - {"core"}
+
+
 def test_nothing_but_the_command_line_imports_the_command_line():
     assert not [path for path in ROOT.rglob("*.py") if path.stem not in ("cli", "__main__") and "locallearn.cli" in imported(path)]
 
 
-@pytest.mark.parametrize("part", ["core", "models", "data", "rules", "experiment"])
+@pytest.mark.parametrize("part", [part for part in MAY if part not in ("runtime", "submission")])
 def test_ray_is_the_runtimes_business(part):
     assert not [str(path) for path in files(part) for name in imported(path) if name.split(".")[0] == "ray"]
 
