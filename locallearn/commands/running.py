@@ -29,7 +29,7 @@ from locallearn.report.table import rows_below, write_csv
 
 
 def run(path: Path, *, sets: Sequence[str], how: Mapping[str, Any], runs: Path, fresh: bool, quiet: bool) -> int:
-    """`locallearn run`. how: `on`, `address` and `transport`."""
+    """`locallearn run`. how: `on`, `address`, `transport` and `network`."""
     config = configuration(path, sets)
     with contextlib.ExitStack() as stack:
         interrupted = stack.enter_context(polite())

@@ -18,6 +18,7 @@ from locallearn.config.replicas import AVERAGED, between_replicas
 from locallearn.config.schema import hooked
 from locallearn.errors import LocallearnError, RuleError
 from locallearn.replicas import ALONE, Replicas
+from locallearn.schedule import Schedule
 from locallearn.train import Train
 
 
@@ -31,7 +32,7 @@ def cross_checks(found: Mapping[str, Any], catalog: Catalog) -> list[Mistake]:
         mistakes += own or [*_sizes(data, held, found.get("train"), found.get("replicas", ALONE)), *_augment(data, held)]
         if own:
             return mistakes
-    mistakes += _microbatches(rules, found.get("train"))
+    mistakes += [*_microbatches(rules, found.get("train")), *_in_flight(found.get("schedule"), found.get("train"))]
     mistakes += between_replicas(found.get("replicas", ALONE), rules, found)
     if held is not None and "probe" in found.get("diagnostics", ()) and not held.validation:
         mistakes.append(Mistake(("diagnostics",), "value", "a probe is scored on validation examples: give `data.validation`"))
@@ -114,6 +115,17 @@ def _microbatches(rules: Sequence[tuple[KeyPath, Any]], train: Train | None) -> 
             if not getattr(rule, "additive_over_batch", True):
                 what = "this rule's gradient of a batch is not the mean over its parts, so it takes `microbatches: 1`"
                 yield Mistake(path if len(path) > 1 else ("train", "microbatches"), "value", what)
+
+
+def _in_flight(schedule: Schedule | None, train: Train | None) -> Iterator[Mistake]:
+    """Microbatches of steps that overlap: a frame's header tells so many apart."""
+    from locallearn.runtime.frame import MICROS
+
+    if schedule is not None and train is not None and (schedule.staleness + 1) * train.microbatches > MICROS:
+        what = (
+            f"{schedule.staleness + 1} steps of {train.microbatches} microbatches may be in flight, and {MICROS} microbatches are the most"
+        )
+        yield Mistake(("schedule", "staleness"), "value", what)
 
 
 def _shapes(found: Mapping[str, Any], rules: Sequence[tuple[KeyPath, Any]], data: Any) -> Iterator[Mistake]:

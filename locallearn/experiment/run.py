@@ -27,8 +27,6 @@ from locallearn.runtime.placement import Unplaced
 from locallearn.runtime.setup import Setup
 from locallearn.runtime.training import Compiled, Evaluated, Event, Finished, Joined, Placed, Recovered, RolledBack, Snapshot, Watched
 
-AS_USUAL = How()
-
 OF_THE_CLUSTER = tuple(kind.__name__ for kind in (NoRay, ShardLost, Unplaced))
 """Failures that say nothing of a run, only of the machines that there were: the same command tries again, also where others are not."""
 
@@ -53,7 +51,7 @@ def seed_name(config: Config, on: str) -> str:
     return f"seed-{config.seed}{SUFFIX[on]}"
 
 
-def execute(config: Config, how: How = AS_USUAL, directory: Path | None = None, fresh: bool = False) -> Result:
+def execute(config: Config, how: How, directory: Path | None = None, fresh: bool = False) -> Result:
     """The result of a configuration. With a directory: what is finished there is loaded, what was interrupted goes on.
 
     fresh: move what the directory holds to `...~1` and begin anew.

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from locallearn.network.graph import Event
-from locallearn.networks import Network
+from locallearn.networks import AHEAD, Network
 
 
 class Staggered(NamedTuple):
@@ -27,7 +27,7 @@ class Staggered(NamedTuple):
     delays: np.ndarray
 
 
-def staggered(events: Sequence[Event], network: Network, steps: int, staleness: int, ahead: int = 8) -> Staggered:
+def staggered(events: Sequence[Event], network: Network, steps: int, staleness: int, ahead: int = AHEAD) -> Staggered:
     """So many steps from an empty pipeline to an empty pipeline."""
     machines = _Machines(events, network, steps, staleness, ahead)
     machines.run()

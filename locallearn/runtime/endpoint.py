@@ -44,7 +44,7 @@ def decode(codec: Codec, packet: Any, receiver: Any, index: Any, *, spec: Spec, 
 
 
 class Endpoint:
-    """senders, receivers: this shard's ends of the channels' memories. specs: shape and dtype on each channel, from the plan."""
+    """senders, receivers: this shard's ends of the channels' memories."""
 
     def __init__(self, segments: Segments, senders: dict[Channel, Any], receivers: dict[Channel, Any]):
         self.segments, self.senders, self.receivers = segments, senders, receivers

@@ -18,6 +18,9 @@ VERSION = 1
 _HEADER = struct.Struct("<BBHHHIII")
 assert _HEADER.size == HEADER_BYTES
 
+MICROS = 2**16
+"""So many microbatches in flight have numbers of their own in the header."""
+
 TRAIN, EVALUATE, CONTROL, AVERAGE = range(4)
 """Streams: each numbers its frames by itself."""
 STEPWISE = TRAIN, AVERAGE

@@ -17,6 +17,7 @@ from locallearn.network.clock import _replayed
 from locallearn.network.graph import Event, step_graph
 from locallearn.network.stale import staggered
 from locallearn.networks import NETWORKS, Network
+from locallearn.runtime.frame import MICROS
 from locallearn.runtime.wiring import deal
 
 SLOW = Network("slow", 1000.0, 1000.0, 0.5)
@@ -112,7 +113,7 @@ def test_weights_are_no_older_than_allowed_and_time_only_falls(rule):
 def runs(tmp_path_factory):
     """Finished runs of 20 steps, by staleness."""
     folder = tmp_path_factory.mktemp("runs")
-    return {staleness: execute(resolve(config(staleness=staleness)), directory=folder / str(staleness)) for staleness in (0, 3)}
+    return {staleness: execute(resolve(config(staleness=staleness)), How(), folder / str(staleness)) for staleness in (0, 3)}
 
 
 def test_a_run_tells_its_seconds(runs):
@@ -129,7 +130,7 @@ def test_a_run_tells_its_seconds(runs):
 def test_without_staleness_the_clock_changes_no_bit(runs):
     written = config()
     del written["schedule"]
-    plain = execute(resolve(written))
+    plain = execute(resolve(written), How())
     assert {name: array.tobytes() for name, array in plain.arrays.items()} == {
         name: array.tobytes() for name, array in runs[0].arrays.items()
     }
@@ -146,6 +147,10 @@ def test_what_cannot_overlap_is_refused_at_its_line():
         with pytest.raises(ConfigError, match=f"schedule.staleness: `2`: the steps of this rule cannot overlap.*{why}"):
             resolve(config(rule))
         resolve(config(rule, staleness=0))
+    parts = {"steps": 20, "batch": 128, "microbatches": 64}
+    resolve(config(staleness=MICROS // 64 - 1, train=parts))
+    with pytest.raises(ConfigError, match=r"schedule\.staleness: `1024`: 1025 steps of 64 microbatches may be in flight, and 65536"):
+        resolve(config(staleness=MICROS // 64, train=parts))
     with pytest.raises(ConfigError, match="of steps would mix"):
         resolve(config("predictive_coding", codecs={"activation": ["difference", "int4"]}))
     resolve(config("backprop", codecs={"activation": ["difference(none, 5000)", "int4"]}))

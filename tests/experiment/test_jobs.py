@@ -208,7 +208,7 @@ def test_a_task_that_is_killed_begins_again_from_its_snapshot(tmp_path, address)
     result = execute(config, How(address=address, keep_seconds=0, tell=tell), tmp_path)
     assert result.rollbacks == sum(isinstance(event, RolledBack) for event in told) == 1
     assert any(isinstance(event, Recovered) for event in told)
-    assert_same_run(result, execute(config))
+    assert_same_run(result, execute(config, How()))
 
 
 def assert_same_run(one, other):
@@ -236,7 +236,7 @@ def test_a_task_goes_on_after_an_interruption(tmp_path, address):
         execute(config, how, tmp_path)
     kept = Store(tmp_path)
     assert kept.state == INTERRUPTED
-    assert_same_run(execute(config, How(), tmp_path), execute(config))
+    assert_same_run(execute(config, How(), tmp_path), execute(config, How()))
     assert Store(tmp_path).read("meta.json")["resumed"]
 
 

@@ -85,7 +85,7 @@ def config_file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def uninterrupted(config_file):
-    return execute(configuration(config_file))
+    return execute(configuration(config_file), How())
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_killed_at_random_moments(tmp_path, config_file, uninterrupted):
             break
         assert store.state == "interrupted"
         reached = lines_of(store)
-    result = execute(configuration(config_file), directory=directory)
+    result = execute(configuration(config_file), How(), directory)
     assert store.state == "finished"
     assert_same(load(directory), uninterrupted)
     assert_same(result, uninterrupted)
@@ -131,9 +131,9 @@ def test_ctrl_c_leaves_an_interrupted_run(tmp_path, config_file):
     wait_for(lambda: lines_of(Store(directory)) >= 2, process)
     assert Store(directory).state == "running"
     with pytest.raises(LocallearnError, match=f"process {process.pid} on"):
-        execute(configuration(config_file), directory=directory)
+        execute(configuration(config_file), How(), directory)
     with pytest.raises(LocallearnError, match="is running"):
-        execute(configuration(config_file), directory=directory, fresh=True)
+        execute(configuration(config_file), How(), directory, fresh=True)
     process.send_signal(signal.SIGINT)
     message = process.communicate()[1]
     assert "press Ctrl-C again to leave at once" in message

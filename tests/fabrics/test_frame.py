@@ -1,5 +1,7 @@
 """Frames: what is packed comes back, and whatever is not whole is refused."""
 
+import struct
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from locallearn.codec import nbytes, spec_of
-from locallearn.runtime.frame import Address, FrameError, address_of, frame, unframe
+from locallearn.runtime.frame import MICROS, Address, FrameError, address_of, frame, unframe
 from locallearn.traffic import HEADER_BYTES
 
 addresses = st.builds(
@@ -32,6 +34,12 @@ def test_a_frame_is_header_and_bytes_and_comes_back(address, packet):
     assert address_of(data) == address
     back = unframe(data, [spec_of(part) for part in packet])
     assert [(p.shape, p.dtype, p.tobytes()) for p in back] == [(p.shape, p.dtype, p.tobytes()) for p in packet]
+
+
+def test_so_many_microbatches_have_numbers_of_their_own():
+    assert address_of(frame(Address(0, 0, 1, MICROS - 1, 0, 0), ())).micro == MICROS - 1
+    with pytest.raises(struct.error):
+        frame(Address(0, 0, 1, MICROS, 0, 0), ())
 
 
 def test_formats_that_numpy_does_not_know_come_back():
