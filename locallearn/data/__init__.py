@@ -8,6 +8,7 @@ from locallearn.data.cifar import Cifar10, Cifar100
 from locallearn.data.dataset import Arrays, Dataset, Split, batches, order, split, trickle
 from locallearn.data.fashion14 import Fashion14
 from locallearn.data.fetch import download
+from locallearn.data.hierarchy import Hierarchy
 from locallearn.data.images import FashionMnist, KuzushijiMnist, Mnist
 from locallearn.data.source import Source
 from locallearn.data.strokes import Strokes1d
@@ -16,6 +17,7 @@ from locallearn.data.text import TinyShakespeare
 # Name in YAML -> class, each of which is a `Source`. A data set more is a line more.
 DATASETS: dict[str, type[Any]] = {
     "strokes1d": Strokes1d,
+    "hierarchy": Hierarchy,
     "fashion14": Fashion14,
     "fashion_mnist": FashionMnist,
     "mnist": Mnist,

@@ -25,7 +25,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -33,23 +33,40 @@ from flax import nnx
 
 from locallearn.block import Block, State, stacked
 from locallearn.chain import Chain, Row
-from locallearn.fields import Count
+from locallearn.convolution import Convolution
+from locallearn.fields import Count, NonNegativeInt
+from locallearn.markers import Later
 from locallearn.rule import Batch, Info, Message, Rule
 from locallearn.rules._common import Top, flat, output_error
 from locallearn.rules.backprop import Pulled, backward
+from locallearn.rules.decoupled_greedy import CELLS, cells
+
+HE, LECUN = nnx.initializers.he_normal(), nnx.initializers.lecun_normal()
 
 
 class ReadOut(nnx.Module):
-    """Class scores from all features: a linear layer."""
+    """Class scores from all features: a linear layer, behind hidden layers as those of `decoupled_greedy`'s auxiliary networks."""
 
     activation = "identity"
 
-    def __init__(self, n_in: int, classes: int, rngs: nnx.Rngs):
-        self.linear = nnx.Linear(n_in, classes, rngs=rngs)
+    def __init__(self, shape: tuple[int, ...], classes: int, depth: int, width: int, head: str, rngs: nnx.Rngs):
+        *space, channels = shape
+        n = math.prod(min(CELLS, size) for size in space) * channels if depth else math.prod(shape)
+        layers: list[nnx.Module] = []
+        for _ in range(depth):
+            if head == "conv" and space:
+                layers.append(Convolution(channels, channels, (3,) * len(space), kernel_init=HE, rngs=rngs))
+            else:
+                layers.append(nnx.Linear(n, width or n, kernel_init=HE, rngs=rngs))
+                n = width or n
+        self.hidden = nnx.List(layers)
+        self.linear = nnx.Linear(n, classes, kernel_init=nnx.initializers.zeros if depth else LECUN, rngs=rngs)
 
     def pre(self, h: jax.Array) -> jax.Array:
         """h: [batch, ...] -> [batch, classes]."""
-        return self.linear(flat(h))
+        for layer in self.hidden:
+            h = jax.nn.relu(layer(cells(h) if isinstance(layer, nnx.Linear) else h))
+        return self.linear(cells(h) if self.hidden else flat(h))
 
     def post(self, u: jax.Array) -> jax.Array:
         """Nothing."""
@@ -94,9 +111,15 @@ def average(block: Block, h: Any, *, members: int) -> jax.Array:
 
 @dataclass(frozen=True)
 class Solo(Rule):
-    """The first shard alone. members: as many of them, each with its own initialisation, whose predictions are averaged."""
+    """The first shard alone. members: as many of them, each with its own initialisation, whose predictions are averaged.
+
+    depth, width, head: hidden layers before the read-out, as `decoupled_greedy` has them in its auxiliary networks.
+    """
 
     members: Count = 1
+    depth: Annotated[NonNegativeInt, Later()] = 0
+    width: Annotated[NonNegativeInt, Later()] = 0
+    head: Annotated[Literal["mlp", "conv"], Later()] = "mlp"
 
     messages: ClassVar = {
         "activation": Message("activation", "up", "h_l, once, within the one shard"),
@@ -111,7 +134,7 @@ class Solo(Rule):
         own = [block for block, shard in zip(blocks, placement, strict=True) if not shard]
         if len(own) < len(blocks):
             shape, classes = own[-1].out_shape, blocks[-1].out_shape[0]
-            build = functools.partial(ReadOut, math.prod(shape), classes)
+            build = functools.partial(ReadOut, shape, classes, self.depth, self.width, self.head)
             own.append(replace(blocks[-1], build=build, in_shape=shape, in_dtype=jnp.float32))
         own = [replace(block, index=i, count=len(own)) for i, block in enumerate(own)]
         return stacked(own), (0,) * len(own)

@@ -28,7 +28,7 @@ MAY = {
     "schedule": named("fields", "networks"),
     "models": named("block", "convolution", "fields", "markers", "errors", "models"),
     "data": named("errors", "fields", "markers", "data"),
-    "rules": named("block", "chain", "rule", "convolution", "fields", "errors", "rules", "search"),
+    "rules": named("block", "chain", "rule", "convolution", "fields", "markers", "errors", "rules", "search"),
     "runtime": CORE | named("data", "runtime"),
     "network": CORE | named("schedule", "runtime", "network"),
     "config": BELOW - named("experiment"),

@@ -449,6 +449,22 @@ def test_a_code_at_each_position(shape):
     assert not seen[2:].any()
 
 
+def test_codes_of_patches():
+    """Each code depends on its own two positions, and on no others."""
+    lower, top = CodeConvnet(channels=(6, 7), code=3, patches=True).blocks((8, 5), 4)
+    params = [block.init(jax.random.key(i)) for i, block in enumerate((lower, top))]
+    assert (lower.out_shape, top.in_shape) == ((4, 3), (4, 3))
+    assert count([lower]) == 2 * 5 * 6 + 6 + linear(6, 6) + linear(6, 3)
+    assert count([top]) == 2 * 3 * 7 + 7 + linear(7, 7) + linear(2 * 7, 4)
+    x = RNG.normal(size=(2, 8, 5)).astype(np.float32)
+    code = lower.apply(params[0], x)
+    x[:, 2:4] = RNG.normal(size=(2, 2, 5))
+    moved = np.abs(lower.apply(params[0], x) - code).max((0, -1)) > 0
+    assert moved.tolist() == [False, True, False, False]
+    assert top.apply(params[1], code).shape == (2, 4)
+    assert CodeConvnet(patches=True).blocks((8, 8, 1), 4)[0].out_shape == (4, 4, 20)
+
+
 @pytest.mark.parametrize(
     ("options", "shape", "sentence"),
     [({"channels": (8,)}, (40,), "at least two"), ({"kernel": 4}, (40,), "odd"), ({"channels": (8,) * 5}, (16,), "too small")],

@@ -46,7 +46,7 @@ def test_describe_tells_all_and_loads_nothing(tmp_path, monkeypatch):
     assert all(table[name]["available"] for name in ("strokes1d", "fashion14"))
 
 
-@pytest.mark.parametrize("name", ["strokes1d", "fashion14"])
+@pytest.mark.parametrize("name", ["strokes1d", "fashion14", "hierarchy"])
 def test_description_agrees_with_what_is_loaded(name):
     data = DATASETS[name]()
     loaded = data.load()

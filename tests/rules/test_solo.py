@@ -12,7 +12,9 @@ from locallearn.errors import ConfigError
 from locallearn.experiment.prepare import prepare
 from locallearn.models import MLP, Convnet
 from locallearn.rule import init_state
+from locallearn.rules._heads import Layer
 from locallearn.rules.backprop import Backprop
+from locallearn.rules.decoupled_greedy import DecoupledGreedy, class_scores
 from locallearn.rules.solo import Solo
 from locallearn.runtime.framed import EagerSession
 from locallearn.runtime.fused import FusedSession
@@ -74,6 +76,25 @@ def test_it_keeps_the_first_shard_and_reads_out(placement):
         h = block.apply(s.params, h)
     linear = state[-1].params["linear"]
     np.testing.assert_allclose(Solo().predict(chain, state, x), h @ linear["kernel"] + linear["bias"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("head", "depth", "width"), [("conv", 2, 0), ("mlp", 1, 0), ("mlp", 2, 5)])
+def test_its_read_out_may_be_the_auxiliary_network_of_greedy_learning(head, depth, width):
+    """The same parameters give the same class scores."""
+    blocks = Convnet(channels=(4, 5)).blocks((8, 8, 1), 3)
+    rule, greedy = Solo(head=head, depth=depth, width=width), DecoupledGreedy(head=head, depth=depth, width=width)
+    held, _ = rule.deployed(blocks, (0, 1, 1))
+    known = greedy.init(blocks[0], jax.random.key(3)).params
+    layers = [{"kernel": kernel, "bias": bias} for kernel, bias in known.head.hidden]
+    readout = {"hidden": dict(enumerate(layers)), "linear": known.head.readout._asdict()}
+    readout["linear"] = jax.tree.map(lambda leaf: leaf + 0.1 * jnp.arange(leaf.size).reshape(leaf.shape), readout["linear"])
+    own = init_state(rule, held, 0)[1].params
+    assert not np.any(own["linear"]["kernel"])
+    assert jax.tree.map(jnp.shape, own) == jax.tree.map(jnp.shape, readout)
+    x = jax.random.normal(jax.random.key(1), (2, 8, 8, 1))
+    scores = held[1].apply(readout, held[0].apply(known.block, x))
+    head_ = known.head._replace(readout=Layer(**readout["linear"]))
+    np.testing.assert_allclose(scores, class_scores(blocks[0], known._replace(head=head_), x), rtol=1e-5, atol=1e-5)
 
 
 def test_a_whole_model_keeps_its_top_and_images_are_read_out_whole():
