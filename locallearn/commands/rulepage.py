@@ -96,6 +96,8 @@ def kind_of(hint: Any) -> str:
 
 
 def _plain(default: Any) -> Any:
+    if default is dataclasses.MISSING:
+        return "required"
     return dataclasses.asdict(default) if dataclasses.is_dataclass(default) and not isinstance(default, type) else default
 
 

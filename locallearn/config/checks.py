@@ -122,9 +122,7 @@ def _in_flight(schedule: Schedule | None, train: Train | None) -> Iterator[Mista
     from locallearn.runtime.frame import MICROS
 
     if schedule is not None and train is not None and (schedule.staleness + 1) * train.microbatches > MICROS:
-        what = (
-            f"{schedule.staleness + 1} steps of {train.microbatches} microbatches may be in flight, and {MICROS} microbatches are the most"
-        )
+        what = f"{schedule.staleness + 1} steps of {train.microbatches} microbatches would be in flight; {MICROS} microbatches are the most"
         yield Mistake(("schedule", "staleness"), "value", what)
 
 

@@ -15,7 +15,7 @@ from locallearn.experiment.store import FAILED, Store
 from locallearn.report.ink import Palette, colors_of, markers_of
 from locallearn.report.spread import Estimate, estimate
 from locallearn.report.summary import Group, groups_of, reference
-from locallearn.report.table import Row, last_rows
+from locallearn.report.table import Row, is_trial, last_rows
 from locallearn.traffic import Traffic
 
 BASELINES = ("backprop", "baseline")
@@ -132,11 +132,11 @@ class Material:
     def sweep_of(self) -> dict[str, str]:
         """Where the sweep.yaml is to which each run belongs, from the root; of those runs that belong to one."""
         found = {}
-        for run in (str(row["run"]) for row in self.last):
-            above = [folder / "sweep.yaml" for folder in list((self.root / run).parents)[1:3]]
-            nearest = next((path for path in above if path.exists()), None)
-            if nearest:
-                found[run] = os.path.relpath(nearest, self.root)
+        for row in self.last:
+            run, depth = str(row["run"]), 3 if is_trial(row) else 2 if row.get("study") is not None else 1
+            path = (self.root / run).absolute().parents[depth] / "sweep.yaml"
+            if path.exists():
+                found[run] = os.path.relpath(path, self.root)
         return found
 
     @cached_property

@@ -149,7 +149,7 @@ def test_what_cannot_overlap_is_refused_at_its_line():
         resolve(config(rule, staleness=0))
     parts = {"steps": 20, "batch": 128, "microbatches": 64}
     resolve(config(staleness=MICROS // 64 - 1, train=parts))
-    with pytest.raises(ConfigError, match=r"schedule\.staleness: `1024`: 1025 steps of 64 microbatches may be in flight, and 65536"):
+    with pytest.raises(ConfigError, match=r"schedule\.staleness: `1024`: 1025 steps of 64 microbatches would be in flight; 65536"):
         resolve(config(staleness=MICROS // 64, train=parts))
     with pytest.raises(ConfigError, match="of steps would mix"):
         resolve(config("predictive_coding", codecs={"activation": ["difference", "int4"]}))

@@ -166,6 +166,20 @@ def test_a_target_is_of_the_tasks_of_its_own_sweep(tmp_path, writer):
     assert [*material.sweeps] == ["one/x/sweep.yaml", "three/sweep.yaml", "two/x/sweep.yaml"]
 
 
+def test_runs_and_trials_of_tuning_are_of_the_sweep_above(tmp_path):
+    """And of no other file of this name, wherever the folder of results lies."""
+    for folder in (tmp_path, tmp_path / "s"):
+        folder.mkdir(exist_ok=True)
+        (folder / "sweep.yaml").write_text("sweep: {}\n")
+    rows = [
+        {"run": "s/a-1/trials/study-0-trial-1-x/seed-7", "study": 0, "trial": 1},
+        {"run": "s/a-1/study-0-y/seed-0", "study": 0, "trial": None},
+        {"run": "s/a-1/seed-0"},
+        {"run": "t/a-1/seed-0"},
+    ]
+    assert Material(tmp_path, rows).sweep_of == dict.fromkeys((row["run"] for row in rows[:3]), "s/sweep.yaml")
+
+
 def test_what_was_not_planned_is_an_alarm(tmp_path, writer):
     writer(tmp_path, "backprop", "exact", 0, planned=3_999_999)
     told = against_plan(Material(tmp_path, rows_below(tmp_path)))
