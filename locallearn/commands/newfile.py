@@ -60,7 +60,7 @@ def new_text(path: Path, rule: str, data: str) -> str:
             f"# locallearn run {path}{needs}",
             f"# locallearn rules {rule}   tells what the rule does, and what its keys mean.",
             *_section("rule", keys),
-            *_section("model", {**{key: (value, "") for key, value in model.items()}, "shards": (min(4, _count(model)), _SHARDS)}),
+            *_section("model", {**{key: (value, _MODELS if key == "name" else "") for key, value in model.items()}, "shards": (min(4, _count(model)), _SHARDS)}),
             *_section("data", {"name": (data, ""), "validation": (0.1, "share of the training examples set aside, or a count")}),
             *_section("train", _train(source)),
             *_section("codecs", {"default": ("exact", "or int8, float16, topk(0.1), ...: `locallearn codecs` lists them")}),
@@ -74,6 +74,7 @@ def new_text(path: Path, rule: str, data: str) -> str:
     return text
 
 
+_MODELS = "`locallearn models` lists them"
 _SHARDS = "processes that the blocks are dealt out to; or cuts: [1, 3]"
 
 
