@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def new_text(path: Path, rule: str, data: str) -> str:
             f"# locallearn run {path}{needs}",
             f"# locallearn rules {rule}   tells what the rule does, and what its keys mean.",
             *_section("rule", keys),
-            *_section("model", {**{key: (value, _MODELS if key == "name" else "") for key, value in model.items()}, "shards": (min(4, _count(model)), _SHARDS)}),
+            *_section("model", {key: (value, words) for key, value, words in _model_keys(model)}),
             *_section("data", {"name": (data, ""), "validation": (0.1, "share of the training examples set aside, or a count")}),
             *_section("train", _train(source)),
             *_section("codecs", {"default": ("exact", "or int8, float16, topk(0.1), ...: `locallearn codecs` lists them")}),
@@ -74,10 +75,6 @@ def new_text(path: Path, rule: str, data: str) -> str:
     return text
 
 
-_MODELS = "`locallearn models` lists them"
-_SHARDS = "processes that the blocks are dealt out to; or cuts: [1, 3]"
-
-
 def _document(text: str, path: Path) -> Document:
     return parse(text, str(path))
 
@@ -87,6 +84,12 @@ def _model(source: Any, rule: Any) -> dict[str, Any]:
         return {"name": "transformer", "width": 64, "layers": 2, "heads": 4}
     model = suited(rule, math.prod(source.example_shape), source.classes)
     return model or {"name": "mlp", "widths": (math.prod(source.example_shape), 120, 60, 60, source.classes)}
+
+
+def _model_keys(model: dict[str, Any]) -> Iterator[tuple[str, Any, str]]:
+    for key, value in model.items():
+        yield key, value, "`locallearn models` lists them" if key == "name" else ""
+    yield "shards", min(4, _count(model)), "processes that the blocks are dealt out to; or cuts: [1, 3]"
 
 
 def _count(model: dict[str, Any]) -> int:
