@@ -11,7 +11,8 @@ from locallearn.words import span
 
 def time_text(folder: Path, networks: Sequence[str], shards: Sequence[int], accuracy: float | None, step: float | None, form: str) -> str:
     """A row for each network and number of shards."""
-    from locallearn.experiment.predict import course_of, predict
+    from locallearn.experiment.course import course_of
+    from locallearn.experiment.predict import predict
     from locallearn.networks import NETWORKS, parse_network
 
     course = course_of(folder, accuracy, step)

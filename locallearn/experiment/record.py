@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from locallearn.experiment.files import finite
+from locallearn.experiment.planning import varies
 from locallearn.replicas import away_since, replica_steps
 from locallearn.runtime.setup import Setup
 from locallearn.runtime.training import Evaluated, Watched
+from locallearn.traffic import ASIDE
 
 TIMES = ("seconds", "compile_seconds")
 """What differs between two runs of the same configuration; nothing else does."""
@@ -19,9 +21,12 @@ TIMES = ("seconds", "compile_seconds")
 def record_of(setup: Setup, event: Evaluated) -> dict[str, Any]:
     """One evaluation. Bytes are what the run counts, from its beginning; there is one `bytes_<kind>` for each kind.
 
-    Diagnostics, where the run has some, are by name, a list with a number for each block.
+    Diagnostics, where the run has some, are by name, a list with a number for each block. Where frames vary in size, so that no plan knows
+    it, `traffic` has what each channel of training has sent, in rows as result.json has them.
     """
     traffic = event.traffic
+    rows = [row for row in traffic.rows() if row["kind"] not in ASIDE] if varies(setup) else []
+    told = {"diagnostics": {name: list(row) for name, row in event.diagnosis.items()}, "traffic": rows}
     return finite(
         {
             "step": event.step,
@@ -40,7 +45,7 @@ def record_of(setup: Setup, event: Evaluated) -> dict[str, Any]:
             "bytes_worst_link": traffic.worst_link,
             **{f"bytes_{kind}": amount for kind, amount in traffic.by_kind().items()},
         }
-    ) | ({"diagnostics": {name: list(row) for name, row in event.diagnosis.items()}} if event.diagnosis else {})
+    ) | {name: value for name, value in told.items() if value}
 
 
 def actors_of(event: Watched, shards: int) -> dict[str, Any]:

@@ -40,14 +40,14 @@ def _replayed(events: Sequence[Event], network: Network, steps: int, ahead: int)
     cpu, up, done = [0.0] * shards, [0.0] * shards, [0.0] * len(events)
     early = [k for k, event in enumerate(events) if event.early]
     sent: dict[int, deque[float]] = {k: deque() for k in early}
-    transfer = [network.seconds(event.cost) for event in events]
+    takes, travels = [event.takes(network) for event in events], [event.travels(network) for event in events]
     found: list[float] = []
     settled = 0
 
     def send(k: int, ready: float) -> float:
         shard = events[k].shard
-        up[shard] = max(ready, up[shard]) + transfer[k]
-        return up[shard] + network.latency
+        up[shard] = max(ready, up[shard]) + takes[k]
+        return up[shard] + travels[k]
 
     for step in range(steps):
         before = cpu[:]
@@ -126,11 +126,10 @@ class _Pipeline:
         """On the shard's processor, or on its line."""
         if not some:
             return
-        sends = what != "tasks"
-        costs = [self.network.seconds(self.events[k].cost) if sends else self.events[k].cost for k in some]
-        times = _queue(ready, costs, self.free.get((what, shard), 0.0))
+        events = [self.events[k] for k in some]
+        times = _queue(ready, [event.takes(self.network) for event in events], self.free.get((what, shard), 0.0))
         self.free[what, shard] = float(times[-1][-1])
-        done.update(zip(some, (each + self.network.latency for each in times) if sends else times, strict=True))
+        done.update((k, each + event.travels(self.network)) for k, event, each in zip(some, events, times, strict=True))
 
 
 def _queue(ready: Sequence[np.ndarray], costs: Sequence[float], free: float = 0.0) -> list[np.ndarray]:

@@ -23,7 +23,7 @@ class Event(NamedTuple):
     """Shard `shard` computes for `cost` seconds, or sends `cost` bytes to the shard `to`, after the events `needs`.
 
     early: whether what is sent follows from the batch alone, so that it need not wait for its step. reads: whether what is computed
-    uses the shard's weights.
+    uses the shard's weights. frames: how many frames are sent in a step; on average, as `cost` then is, where not every step sends one.
     """
 
     shard: int
@@ -32,17 +32,26 @@ class Event(NamedTuple):
     to: int | None = None
     early: bool = False
     reads: bool = False
+    frames: float = 1.0
+
+    def takes(self, network: Network) -> float:
+        """Seconds of the shard's processor, or of its line out."""
+        return self.cost if self.to is None else network.seconds(self.cost)
+
+    def travels(self, network: Network) -> float:
+        """Seconds that what was sent is on its way after that: in the mean over steps, of which those that send nothing wait for nothing."""
+        return 0.0 if self.to is None else network.latency * self.frames
 
 
 class Prices(Protocol):
-    """What things cost, for one microbatch: seconds of a function in a block, framed bytes of a message from a block."""
+    """What things cost, for one microbatch: seconds of a function in a block, framed bytes of a message between blocks."""
 
     def compute(self, name: str, block: int) -> float:
         """Seconds."""
         ...
 
-    def message(self, name: str, block: int) -> float:
-        """Framed bytes."""
+    def message(self, name: str, src: int, dst: int) -> tuple[float, float]:
+        """Framed bytes, and frames: of one message, in the mean over steps."""
         ...
 
 
@@ -82,11 +91,16 @@ class Skeleton(Fabric):
         for src, dst, value in moves:
             link = self.placement[src], self.placement[dst]
             if link[0] != link[1] and link not in crossed:
-                needs = () if value._event is None else (value._event,)
-                event = Event(link[0], needs, self._prices.message(name, src), link[1], value._early)
-                crossed[link] = Token(self._noted(event, False)._event)
+                crossed[link] = self._crossed(name, src, dst, value)
             arrived.append(crossed.get(link, value))
         return arrived
+
+    def _crossed(self, name: str, src: int, dst: int, value: Token) -> Token:
+        size, frames = self._prices.message(name, src, dst)
+        if not frames:
+            return Token(early=True)  # what the receiver keeps was there before the step
+        needs = () if value._event is None else (value._event,)
+        return self._noted(Event(self.placement[src], needs, size, self.placement[dst], value._early, frames=frames), False)
 
     def repeat(self, times: int, body: Callable[[Any, Any], Any], carry: Any) -> Any:
         """Every round."""
@@ -137,8 +151,8 @@ def as_ready(events: Sequence[Event], network: Network) -> list[Event]:
         now, k = heapq.heappop(waiting)
         order.append(k)
         event, sends = events[k], events[k].to is not None
-        free[event.shard, sends] = max(now, free.get((event.shard, sends), 0.0)) + (network.seconds(event.cost) if sends else event.cost)
-        done = free[event.shard, sends] + (network.latency if sends else 0.0)
+        free[event.shard, sends] = max(now, free.get((event.shard, sends), 0.0)) + event.takes(network)
+        done = free[event.shard, sends] + event.travels(network)
         for user in users[k]:
             missing[user], ready[user] = missing[user] - 1, max(ready[user], done)
             if not missing[user]:

@@ -1,4 +1,4 @@
-"""What computing and sending cost in a run: bytes from its codecs, seconds from its measured time, shared out by operations."""
+"""What computing and sending cost in a run: bytes from its codecs and what it sent, seconds from its measured time, shared out by operations."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import functools
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from locallearn.block import Block
 from locallearn.chain import Chain, Move, Row
 from locallearn.codec import Spec
 from locallearn.network.graph import function_name
+from locallearn.network.sent import Sent, share_of
 from locallearn.rule import Batch, init_state
 from locallearn.runtime.local import Plan, Planned
 from locallearn.runtime.setup import Stage
@@ -50,25 +52,34 @@ class Costing(Plan):
 class Prices:
     """The prices of a chain of `count` blocks between whose ends those of the run's middle recur, one after the other.
 
-    seconds: of one training step of the run. size: examples in one microbatch.
+    seconds: of one training step of the run. size: examples in one microbatch. sent: what of the plan was sent; by default all of it, so
+    that frames of variable size count at their largest.
     """
 
-    def __init__(self, stage: Stage, size: int, seconds: float, count: int, microbatches: int = 1):
+    def __init__(
+        self, stage: Stage, size: int, seconds: float, count: int, microbatches: int = 1, sent: Sent = MappingProxyType({})
+    ):
         costing = _costed(stage, size)
         total = sum(sum(each) for each in costing.operations.values()) * microbatches
         self._rate = seconds / total if total else 0.0
         self._operations = {key: sum(each) / len(each) for key, each in costing.operations.items()}
-        self._bytes = costing.bytes
+        self._bytes, self._sent, self._placement = costing.bytes, sent, stage.wiring.placement
         self._like = likenesses(len(stage.blocks), count)
+        self._message = functools.cache(self._of_likenesses)
 
     def compute(self, name: str, block: int) -> float:
         """Seconds."""
         return self._operations.get((name, self._like[block]), 0.0) * self._rate
 
-    def message(self, name: str, block: int) -> float:
-        """Framed bytes. Near its ends the run's chain may leave out what those of a longer one's middle send: the nearest block's, then."""
-        like = self._like[block]
-        return min((abs(sender - like), size) for (message, sender), size in self._bytes.items() if message == name)[1]
+    def message(self, name: str, src: int, dst: int) -> tuple[float, float]:
+        """Framed bytes, and frames: of one message, in the mean over the steps of which it is known what they sent."""
+        return self._message(name, self._like[src], self._like[dst])
+
+    def _of_likenesses(self, name: str, src: int, dst: int) -> tuple[float, float]:
+        """Near its ends the run's chain may leave out what those of a longer one's middle send: the nearest block's, then."""
+        size = min((abs(sender - src), size) for (message, sender), size in self._bytes.items() if message == name)[1]
+        share = share_of(self._sent, name, self._placement[src], self._placement[dst])
+        return size * share.bytes, share.frames
 
 
 def likenesses(blocks: int, count: int) -> list[int]:

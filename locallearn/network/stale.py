@@ -117,8 +117,8 @@ class _Machines:
 
     def _send(self, k: int, step: int, now: float) -> None:
         shard = self.events[k].shard
-        self.free[shard] = max(self.free[shard], now) + self.network.seconds(self.events[k].cost)
-        self._push(self.free[shard] + self.network.latency, step, k)
+        self.free[shard] = max(self.free[shard], now) + self.events[k].takes(self.network)
+        self._push(self.free[shard] + self.events[k].travels(self.network), step, k)
 
     def _missing(self, step: int) -> list[int]:
         if step not in self.missing:

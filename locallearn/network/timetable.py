@@ -40,9 +40,9 @@ class _Free:
         """Nothing."""
         return 0.0
 
-    def message(self, name: str, block: int) -> float:
-        """Nothing."""
-        return 0.0
+    def message(self, name: str, src: int, dst: int) -> tuple[float, float]:
+        """A frame of nothing."""
+        return 0.0, 1.0
 
 
 def overlaps(stage: Stage) -> bool:

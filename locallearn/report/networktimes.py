@@ -14,7 +14,7 @@ from locallearn.report.summary import Group, foremost
 from locallearn.report.targets import costs_to
 
 if TYPE_CHECKING:
-    from locallearn.experiment.predict import Course
+    from locallearn.experiment.course import Course
 
 TOLD = 8
 """Groups in all: each costs most of a second."""
@@ -59,7 +59,7 @@ def _wider(material: Material, told: Sequence[Times]) -> Iterator[Times]:
     shown += [min(others, key=lambda times: times.seconds[WIDE]).course] if others else []
     for times in told:
         if times.course and any(times.course is course for course in shown):
-            own = max(stage.wiring.shards for stage, _ in times.course.phases)
+            own = times.course.intervals[0].stage.wiring.shards
             wider = {count: predict(times.course, NETWORKS[WIDE], count).seconds for count in SHARDS if count > own}
             yield times._replace(shards={own: times.seconds[WIDE], **wider})
         else:
@@ -76,7 +76,8 @@ def _median_run(material: Material, group: Group, accuracy: float | None) -> str
 
 
 def _times(material: Material, group: Group, run: str, accuracy: float | None) -> Times:
-    from locallearn.experiment.predict import course_of, predict
+    from locallearn.experiment.course import course_of
+    from locallearn.experiment.predict import predict
 
     try:
         course = course_of(material.root / run, accuracy)
@@ -100,7 +101,8 @@ def races(material: Material, network: Network) -> dict[str, list[tuple[Group, l
 
 
 def _race(material: Material, group: Group, network: Network) -> list[Point]:
-    from locallearn.experiment.predict import course_of, timeline
+    from locallearn.experiment.course import course_of
+    from locallearn.experiment.predict import timeline
 
     points = material.curve(group, "validation_accuracy", best=True)
     timed = sorted(group.runs, key=lambda run: material.courses[run][-1].get("seconds") or 0.0)

@@ -50,10 +50,10 @@ def rows_of(directory: Path, root: Path | None = None) -> list[Row]:
 
 
 def _flat(record: Mapping[str, Any]) -> Row:
-    """One evaluation, its diagnostics a column for each block."""
+    """One evaluation, its diagnostics a column for each block; traffic by kind, but not by channel."""
     told = record.get("diagnostics", {})
     numbers = {f"{DIAGNOSTIC}{name}_{block}": value for name, row in told.items() for block, value in enumerate(row)}
-    return {key: value for key, value in record.items() if key != "diagnostics"} | numbers
+    return {key: value for key, value in record.items() if key not in ("diagnostics", "traffic")} | numbers
 
 
 def facts_of(store: Store, root: Path) -> Row:

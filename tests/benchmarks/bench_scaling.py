@@ -13,7 +13,8 @@ import os
 import time
 from dataclasses import replace
 
-from locallearn.experiment.predict import Course, predict
+from locallearn.experiment.course import Course, Interval
+from locallearn.experiment.predict import predict
 from locallearn.networks import parse_network
 from locallearn.runtime.cluster import Crew
 from locallearn.runtime.fused import FusedSession
@@ -41,7 +42,7 @@ def course(rule, microbatches):
     session.enter(made.stages[0])
     session.advance(0, 20)
     seconds = min(took(lambda: session.advance(20, 40)).processor for _ in range(3)) / 20
-    return Course([(made.stages[0], STEPS)], STEPS, BATCH, microbatches, seconds)
+    return Course([Interval(made.stages[0], STEPS)], BATCH, microbatches, seconds)
 
 
 def simulated(known):

@@ -12,8 +12,9 @@ from locallearn.config.reading import parse
 from locallearn.config.run import resolve
 from locallearn.errors import ConfigError, LocallearnError
 from locallearn.experiment.api import configuration
+from locallearn.experiment.course import course_of
 from locallearn.experiment.how import How
-from locallearn.experiment.predict import course_of, predict
+from locallearn.experiment.predict import predict
 from locallearn.experiment.prepare import network
 from locallearn.network.clock import _pipelined, _replayed, ends, upwards
 from locallearn.network.graph import Event, as_ready, step_graph
@@ -31,8 +32,8 @@ class Flat:
     def compute(self, name, block):
         return 1.0
 
-    def message(self, name, block):
-        return 1000.0
+    def message(self, name, src, dst):
+        return 1000.0, 1.0
 
 
 def stage(rule, widths=(196, 20, 16, 12, 10), activation="relu", **options):
@@ -147,8 +148,8 @@ class Parts(Flat):
     def compute(self, name, block):
         return self.seconds / self.m if name.endswith((".forward", ".backward")) else 0.0
 
-    def message(self, name, block):
-        return 1000.0 / self.m
+    def message(self, name, src, dst):
+        return 1000.0 / self.m, 1.0
 
 
 @pytest.mark.parametrize("m", [1, 2, 8])

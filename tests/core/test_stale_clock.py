@@ -9,7 +9,8 @@ from locallearn.cli import code_of
 from locallearn.config.run import resolve
 from locallearn.errors import ConfigError, LocallearnError
 from locallearn.experiment.how import How
-from locallearn.experiment.predict import course_of, predict
+from locallearn.experiment.course import course_of
+from locallearn.experiment.predict import predict
 from locallearn.experiment.prepare import Making, network, prepare
 from locallearn.experiment.result import load
 from locallearn.experiment.run import execute
@@ -37,8 +38,8 @@ class Flat:
     def compute(self, name, block):
         return 1.0
 
-    def message(self, name, block):
-        return 1000.0
+    def message(self, name, src, dst):
+        return 1000.0, 1.0
 
 
 class Passes:
@@ -47,8 +48,8 @@ class Passes:
     def compute(self, name, block):
         return {"forward": 1.0, "backward": 2.0}.get(name.split(".")[-1], 0.0)
 
-    def message(self, name, block):
-        return 0.0
+    def message(self, name, src, dst):
+        return 0.0, 1.0
 
 
 def config(rule="backprop", shards=4, staleness=2, **more):

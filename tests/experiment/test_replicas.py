@@ -9,7 +9,8 @@ from locallearn.commands.inspection import by_shards, show_text
 from locallearn.config.run import resolve
 from locallearn.experiment import checkpoint, run
 from locallearn.experiment.how import How
-from locallearn.experiment.predict import course_of, predict
+from locallearn.experiment.course import Averages, course_of
+from locallearn.experiment.predict import predict
 from locallearn.experiment.result import load
 from locallearn.experiment.run import Interrupted, execute
 from locallearn.experiment.store import Store
@@ -141,12 +142,13 @@ def test_a_run_that_goes_on_knows_who_was_there_before(tmp_path):
 
 def test_time_on_a_network_has_the_averages_in_it(folder):
     course = course_of(folder, step_seconds=0.5)
-    (averages,) = course.averages
+    averages = [each.averages for each in course.intervals]
     (stage,) = Store(folder).read("plan.json")["stages"]
     busiest = max(row["framed"] for row in stage["average_channels"])
-    assert (averages.times, averages.bytes, averages.hops) == (3, busiest, 2)
+    assert sum(each.times for each in averages) == 3
+    assert {each[1:] for each in averages} == {(busiest, 2)}
     net = Network("slow", 1000, 1000, 0.25)
-    alone = predict(course._replace(averages=()), net)
+    alone = predict(course._replace(intervals=[each._replace(averages=Averages()) for each in course.intervals]), net)
     assert predict(course, net).seconds == pytest.approx(alone.seconds + 3 * (busiest / 1000 + 2 * 0.25))
 
 
@@ -159,10 +161,8 @@ def test_accuracy_by_the_time_that_a_network_takes(folder):
     assert [point.value.mean for point in points] == list(itertools.accumulate((r["validation_accuracy"] for r in records), max))
     course = course_of(folder)
     assert points[-1].seconds == pytest.approx(predict(course, net).seconds)
-    for point in points[:-1]:
-        (stage, _), (average,) = course.phases[0], course.averages
-        times = point.step // average.every
-        shorter = course._replace(phases=[(stage, point.step)], averages=[average._replace(times=times)])
+    for count, point in enumerate(points[:-1], start=1):
+        shorter = course._replace(intervals=course.intervals[:count])
         assert point.seconds == pytest.approx(predict(shorter, net).seconds)
     drawings = Drawings(material, {}, net)
     assert "predicted" in drawings.draw(BY_SECONDS, group.panel).axes[0].get_xlabel()
