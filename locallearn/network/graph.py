@@ -39,7 +39,7 @@ class Event(NamedTuple):
         return self.cost if self.to is None else network.seconds(self.cost)
 
     def travels(self, network: Network) -> float:
-        """Seconds that what was sent is on its way after that: in the mean over steps, of which those that send nothing wait for nothing."""
+        """Seconds that what was sent is on its way after that, in the mean over steps: those that send nothing wait for nothing."""
         return 0.0 if self.to is None else network.latency * self.frames
 
 

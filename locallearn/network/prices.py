@@ -1,4 +1,4 @@
-"""What computing and sending cost in a run: bytes from its codecs and what it sent, seconds from its measured time, shared out by operations."""
+"""What a run's computing and sending cost: bytes by its codecs and what it sent, seconds as measured, shared out by operations."""
 
 from __future__ import annotations
 
@@ -56,9 +56,7 @@ class Prices:
     that frames of variable size count at their largest.
     """
 
-    def __init__(
-        self, stage: Stage, size: int, seconds: float, count: int, microbatches: int = 1, sent: Sent = MappingProxyType({})
-    ):
+    def __init__(self, stage: Stage, size: int, seconds: float, count: int, microbatches: int = 1, sent: Sent = MappingProxyType({})):
         costing = _costed(stage, size)
         total = sum(sum(each) for each in costing.operations.values()) * microbatches
         self._rate = seconds / total if total else 0.0

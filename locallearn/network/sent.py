@@ -56,6 +56,16 @@ def shares(planned: Amounts, before: Amounts, after: Amounts) -> Sent:
     return {key: share(key) for key, count in planned.frames.items() if count}
 
 
+def mean_of(parts: Sequence[tuple[int, Sent]]) -> Sent:
+    """The shares over all of several intervals, each with its steps. All have the same channels."""
+    steps = sum(count for count, _ in parts)
+
+    def over(key: Key) -> Share:
+        return Share(*(sum(count * sent[key][k] for count, sent in parts) / steps for k in range(2)))
+
+    return {key: over(key) for key in parts[0][1]}
+
+
 def share_of(sent: Sent, name: str, src: int, dst: int) -> Share:
     """Of a message between two shards; where they are none between which it goes, that of the nearest ones."""
     found = [(abs(key[1] - src), abs(key[2] - dst), share) for key, share in sent.items() if key[0] == name]

@@ -1,6 +1,7 @@
 """Clocks for a step's graph: against closed forms, and against an event heap that knows nothing of their recurrences."""
 
 import heapq
+import time
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -12,13 +13,14 @@ from locallearn.config.reading import parse
 from locallearn.config.run import resolve
 from locallearn.errors import ConfigError, LocallearnError
 from locallearn.experiment.api import configuration
-from locallearn.experiment.course import course_of
+from locallearn.experiment.course import Course, Interval, course_of
 from locallearn.experiment.how import How
 from locallearn.experiment.predict import predict
 from locallearn.experiment.prepare import network
 from locallearn.network.clock import _pipelined, _replayed, ends, upwards
 from locallearn.network.graph import Event, as_ready, step_graph
 from locallearn.network.prices import Prices, likenesses, resized
+from locallearn.network.sent import Share
 from locallearn.networks import NETWORKS, Network, parse_network
 from locallearn.rules import RULES
 from locallearn.runtime.wiring import deal
@@ -208,12 +210,39 @@ def test_a_longer_chain_of_a_rule_whose_top_gets_nothing():
     assert sent == dict.fromkeys(range(10), 2 * 50 * 20 * 4 + 20)  # positive and negative examples, and a header
 
 
-def test_ten_thousand_shards_are_no_trouble():
-    found = stage("mono_forward")
-    blocks = resized(found.blocks, 2000)
-    events = step_graph(found.rule, blocks, deal(2000, 2000), Prices(found, 50, 1e-3, 2000))
-    times = ends(events, NETWORKS["10gbit"], 100)
-    assert times[-1] - times[-2] < times[0] / 100, "the pipeline is filled once"
+@pytest.mark.parametrize("rule", ["mono_forward", "backprop"])
+def test_ten_thousand_shards_for_a_thousand_steps(rule):
+    """In less than a minute of one core."""
+    begun = time.process_time()
+    found = predict(Course([Interval(stage(rule), 1000)], 50, 1, 1e-3), NETWORKS["10gbit"], 10_000)
+    assert time.process_time() - begun < 60
+    assert (found.step < found.first / 100) == (rule == "mono_forward"), "a pipeline is filled once, a chain that waits never"
+
+
+@pytest.mark.parametrize("shards", [4, 9])
+@pytest.mark.parametrize("rule", ["mono_forward", "backprop", "predictive_coding"])
+def test_a_quarter_of_the_messages_takes_as_long_as_all_on_a_network_four_times_as_fast(rule, shards):
+    """Each has bytes and a frame in every fourth step; computing takes no less."""
+    found = stage(rule)
+    sent = {(name, src, dst): Share(0.25, 0.25) for name in found.rule.messages for src in range(4) for dst in range(4)}
+    some, all_ = (Course([Interval(found, 30, shares)], 50, 1, 1e-3) for shares in (sent, {}))
+    fast = SLOW._replace(up=4 * SLOW.up, down=4 * SLOW.down, latency=SLOW.latency / 4)
+    slower, faster = predict(some, SLOW, shards), predict(all_, fast, shards)
+    assert slower.step == pytest.approx(faster.step)
+    assert slower.seconds - SLOW.latency == pytest.approx(faster.seconds - fast.latency)
+
+
+def test_what_is_never_sent_is_not_waited_for():
+    """Every receiver goes on with what it keeps: no step of any shard waits for another."""
+    found = stage("backprop")
+    sent = {(name, src, dst): Share(0.0, 0.0) for name in found.rule.messages for src in range(4) for dst in range(4)}
+    prices = Prices(found, 50, 1.0, 4, sent=sent)
+    events = step_graph(found.rule, found.blocks, deal(4, 4), prices)
+    assert not any(event.to is not None for event in events)
+    own = Counter()
+    for event in events:
+        own[event.shard] += event.cost
+    np.testing.assert_allclose(ends(events, SLOW, 5), max(own.values()) * np.arange(1, 6))
 
 
 @pytest.fixture(scope="module")

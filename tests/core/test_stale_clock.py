@@ -8,8 +8,8 @@ import pytest
 from locallearn.cli import code_of
 from locallearn.config.run import resolve
 from locallearn.errors import ConfigError, LocallearnError
-from locallearn.experiment.how import How
 from locallearn.experiment.course import course_of
+from locallearn.experiment.how import How
 from locallearn.experiment.predict import predict
 from locallearn.experiment.prepare import Making, network, prepare
 from locallearn.experiment.result import load

@@ -8,8 +8,8 @@ import pytest
 from locallearn.commands.inspection import by_shards, show_text
 from locallearn.config.run import resolve
 from locallearn.experiment import checkpoint, run
-from locallearn.experiment.how import How
 from locallearn.experiment.course import Averages, course_of
+from locallearn.experiment.how import How
 from locallearn.experiment.predict import predict
 from locallearn.experiment.result import load
 from locallearn.experiment.run import Interrupted, execute
