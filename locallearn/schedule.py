@@ -19,7 +19,8 @@ class Schedule:
 
     network: that the shards send over, by name or in words. step: seconds that one step takes to compute, all shards together.
     staleness: a shard that waits for what comes down may begin so many further steps, each of which uses, to its end, the weights that it
-    began with. On actors these steps are real, and the clock is not needed for them.
+    began with. On actors these steps are real, and the clock is not needed for them. How late a step is has to be known before it sends
+    anything: so frames of variable size, or that may stay away, count at their largest here; `locallearn time` goes by what was sent.
     """
 
     network: Line | None = None
