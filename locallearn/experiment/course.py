@@ -123,10 +123,11 @@ def _sent(result: Result, plan: Mapping[str, Any]) -> Callable[[int], Sent]:
 def _planned(result: Result, stages: Sequence[Mapping[str, Any]], start: int, stop: int) -> Amounts:
     """What steps [start, stop) were to send, of the replicas that were there."""
     replicas, parts = result.config.replicas, []
+    present = tuple((since, tuple(who)) for since, who in result.present)
     for stage in stages:
         first, last = max(start, stage["start"]), min(stop, stage["stop"])
         if first < last:
-            done = [replica_steps(result.present, step, replicas.count) / replicas.count for step in (first, last)]
+            done = [replica_steps(present, step, replicas.count) / replicas.count for step in (first, last)]
             parts.append((done[1] - done[0], stage["channels"]))
             parts.append((_times(result, stage, first, last), stage.get("average_channels", ())))
     return Amounts.of(parts)
