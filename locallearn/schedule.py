@@ -15,7 +15,7 @@ Steps = Annotated[int, Ge(0), Le(1024)]
 
 @dataclass(frozen=True)
 class Schedule:
-    """A clock on which a run is told how late it is, on a network that is not here.
+    """A clock on which a run is told how late it is, on an imagined network.
 
     network: that the shards send over, by name or in words. step: seconds that one step takes to compute, all shards together.
     staleness: a shard that waits for what comes down may begin so many further steps, each of which uses, to its end, the weights that it
