@@ -15,7 +15,6 @@ import numpy as np
 
 DIGITS = 3
 """Significant digits of a value: more would only make names longer."""
-MOST_AXES = 64
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 HEADER_BYTES = 20
 """Our own frame header: `framed` bytes are the payload and one header for each message."""
 
-LEVELS = ("payload", "framed", "wire")
+Level = Literal["payload", "framed", "wire"]
 """What counts as a byte: of packets; with our headers; with those of TCP over IPv4 and Ethernet, as frames cross sockets."""
 PREFIX_BYTES = 12
 """A frame's length, its number and a checksum of both, before it on a socket."""
@@ -51,12 +51,12 @@ class Channel(NamedTuple):
 class Traffic:
     """Bytes of payload and number of messages by channel. Python integers: they do not overflow.
 
-    level: one of LEVELS, what `bytes` and its groups count.
+    level: what `bytes` and its groups count.
     """
 
     payload: Counter[Channel] = field(default_factory=Counter)
     messages: Counter[Channel] = field(default_factory=Counter)
-    level: str = "framed"
+    level: Level = "framed"
 
     def count(self, channel: Channel, payload: int, messages: int = 1) -> None:
         """Add messages of `payload` bytes in all."""
@@ -89,7 +89,7 @@ class Traffic:
         payload, messages = ({channel: both[k] for channel, both in sent.items()} for k in (0, 1))
         return Traffic(Counter({**self.payload, **payload}), Counter({**self.messages, **messages}), self.level)
 
-    def at(self, level: str) -> Traffic:
+    def at(self, level: Level) -> Traffic:
         """The same traffic, counted otherwise."""
         return replace(self, level=level)
 

@@ -67,11 +67,11 @@ class Optimizer:
             found.append(("warmup", "is missing, which `schedule: warmup_cosine` needs"))
         return found
 
-    def learning_rate(self, steps: int, block: int = 0) -> Callable[[Any], Any]:
-        """The rate at each step of a run of `steps` steps, for this block."""
+    def learning_rate(self, steps: int) -> Callable[[Any], Any]:
+        """The rate at each step of a run of `steps` steps, of a block without a multiplier of its own."""
         import optax
 
-        rate = self.rate * (self.block_rates[block] if self.block_rates else 1.0)
+        rate = self.rate
         warm = round(self.warmup * steps)
         held = round(self.hold * steps)
         left = max(1, steps - warm - held)
@@ -104,7 +104,7 @@ class Optimizer:
             parts.append(optax.scale_by_adam(self.beta1, self.beta2, self.epsilon))
         parts += decay if self.name == "adamw" else []
         if self.schedule != "constant" or self.warmup:
-            parts.append(optax.scale_by_schedule(replace(self, rate=1.0, block_rates=None).learning_rate(steps)))
+            parts.append(optax.scale_by_schedule(replace(self, rate=1.0).learning_rate(steps)))
         return optax.chain(*parts, _at_rate(self.rate * (self.block_rates[block] if self.block_rates else 1.0)))
 
 

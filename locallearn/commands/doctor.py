@@ -116,9 +116,9 @@ def _ray_address() -> Finding:
     return True, f"RAY_ADDRESS is {address}, which answers"
 
 
-def _processes(proc: Path = Path("/proc")) -> Iterator[tuple[str, list[str]]]:
+def _processes() -> Iterator[tuple[str, list[str]]]:
     """(number, command line) of each process of this machine."""
-    for folder in proc.glob("[0-9]*"):
+    for folder in Path("/proc").glob("[0-9]*"):
         try:
             yield folder.name, (folder / "cmdline").read_text(errors="replace").split("\0")
         except OSError:

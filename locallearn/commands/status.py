@@ -16,6 +16,8 @@ from locallearn.experiment.store import FAILED, FINISHED, INTERRUPTED, NEW, RUNN
 from locallearn.report.tabular import short, shown
 from locallearn.words import WIDTH, decimal, duration, plural, size
 
+LOOK_SECONDS = 1.0
+"""Between looks at a folder that is watched."""
 DIVERGED = "diverged"
 OVER = (FINISHED, FAILED, DIVERGED)
 ORDER = (RUNNING, FAILED, INTERRUPTED, DIVERGED, FINISHED, NEW)
@@ -127,15 +129,15 @@ def status_text(root: Path, form: str) -> str:
     return shown([{key: row[key] for key in ("run", *COLUMNS)} for row in rows], form)
 
 
-def watch(root: Path, out: TextIO, seconds: float = 1.0) -> None:
+def watch(root: Path, out: TextIO) -> None:
     """`locallearn status --watch`: until every run is over. A terminal is redrawn; otherwise there is a line for each change."""
     if out.isatty():
-        _redraw(Status(root), out, seconds)
+        _redraw(Status(root), out)
     else:
-        _tell(Status(root), out, seconds)
+        _tell(Status(root), out)
 
 
-def _redraw(status: Status, out: TextIO, seconds: float) -> None:
+def _redraw(status: Status, out: TextIO) -> None:
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
@@ -147,7 +149,7 @@ def _redraw(status: Status, out: TextIO, seconds: float) -> None:
             live.update(Text(screen(rows, console.height, status.root), overflow="ellipsis", no_wrap=True), refresh=True)
             if rows and status.over(rows):
                 return
-            time.sleep(seconds)
+            time.sleep(LOOK_SECONDS)
 
 
 def screen(rows: Sequence[Mapping[str, Any]], height: int, root: Path) -> str:
@@ -161,7 +163,7 @@ def screen(rows: Sequence[Mapping[str, Any]], height: int, root: Path) -> str:
     return "\n".join([counted(rows), "", table(kept), *more])
 
 
-def _tell(status: Status, out: TextIO, seconds: float) -> None:
+def _tell(status: Status, out: TextIO) -> None:
     known: dict[str, tuple[Any, ...]] = {}
     print(f"{time.strftime('%H:%M:%S')} {counted(status.rows())}", file=out, flush=True)
     while True:
@@ -174,7 +176,7 @@ def _tell(status: Status, out: TextIO, seconds: float) -> None:
         if rows and status.over(rows):
             print(f"{time.strftime('%H:%M:%S')} {counted(rows)}", file=out, flush=True)
             return
-        time.sleep(seconds)
+        time.sleep(LOOK_SECONDS)
 
 
 def _line(row: Mapping[str, Any]) -> str:

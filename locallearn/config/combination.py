@@ -58,8 +58,8 @@ def _cell(key: str, value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
-def folder(combination: Combination, config: Config, varied: Mapping[str, Any]) -> str:
-    """The name of the folder, but for the identity: the rule, and every value that varies."""
+def folder(config: Config, varied: Mapping[str, Any]) -> str:
+    """The name of a combination's folder, but for the identity: the rule, and every value that varies."""
     words = [str(value) for key, value in varied.items() if key != "rule.name" and value is not None]
     codecs = any(key.split(".")[0] == "codecs" for key in varied)
     return slug("-".join([config.rule_name if codecs else config.label(), *words]))

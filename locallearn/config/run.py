@@ -29,10 +29,10 @@ from locallearn.networks import Line
 from locallearn.replicas import ALONE, Replicas
 from locallearn.runtime.placement import PLAIN, Cluster
 from locallearn.schedule import Schedule
+from locallearn.traffic import Level
 from locallearn.train import Problems, Stop, Train
 
 NO_STOP = Stop()
-Level = Literal["payload", "framed", "wire"]
 Seed = Annotated[int, Ge(0), Le(2**32 - 1)]
 
 

@@ -100,13 +100,11 @@ class _File:
         return [("seeds", "must be different numbers, at least one")] if wrong else []
 
 
-def expand(source: Document | Mapping[str, Any], catalog: Catalog | None = None) -> list[Run]:
-    """The runs of a sweep: combinations in file order, the seeds of each together. ConfigError holds every mistake."""
-    return list(load(source, catalog).runs)
-
-
 def load(source: Document | Mapping[str, Any], catalog: Catalog | None = None) -> Sweep:
-    """The sweep in a document, or in a dictionary from Python, expanded."""
+    """The sweep in a document, or in a dictionary from Python, expanded: combinations in file order, the seeds of each together.
+
+    ConfigError holds every mistake.
+    """
     sweep = source if isinstance(source, Document) else Document(source)
     return _Expansion(sweep, catalog or default_catalog()).result()
 
@@ -236,7 +234,7 @@ class _Expansion:
                 what = f"two combinations are the same run: {in_words(names[digest])}; and {in_words(varied)}"
                 self.note(Mistake(("vary",), "value", what))
             names[digest] = varied
-            name = f"{folder(combination, config, varied)}-{digest[:8]}"
+            name = f"{folder(config, varied)}-{digest[:8]}"
             seeds = file.seeds or (config.seed,)
             runs += [Run(dataclasses.replace(config, seed=seed), varied, name) for seed in seeds]
         return runs

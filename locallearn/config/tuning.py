@@ -224,4 +224,4 @@ class Studies:
             what = f"two combinations are the same run: {in_words(self._digests[digest])}; and {in_words(varied)}"
             self._note(Mistake(("vary",), "value", what))
         self._digests[digest] = varied
-        return self._names.setdefault(id(combination), f"{folder(combination, config, varied)}-{digest[:8]}")
+        return self._names.setdefault(id(combination), f"{folder(config, varied)}-{digest[:8]}")

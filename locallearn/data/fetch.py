@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from locallearn.data.files import home, read_verified, sha256
@@ -15,10 +15,8 @@ from locallearn.errors import DataError
 TIMEOUT = 30.0  # seconds that a server may be silent
 _CHUNK = 1 << 18  # bytes
 
-Progress = Callable[[str, int, int], None]  # file name, bytes so far, bytes in all
 
-
-def download(name: str, folder: str | None = None, progress: Progress | None = None) -> Path:
+def download(name: str, folder: str | None = None) -> Path:
     """Fetch the files of data set `name` that are missing or damaged, and return the folder they are in.
 
     They go where they are looked for: `folder`, else LOCALLEARN_DATA, else the user's cache; always into the set's own
@@ -31,7 +29,7 @@ def download(name: str, folder: str | None = None, progress: Progress | None = N
     try:
         place.mkdir(parents=True, exist_ok=True)
         for file in _wanted(PUBLISHED[name], place):
-            _fetch(PUBLISHED[name].urls, place, file, progress)
+            _fetch(PUBLISHED[name].urls, place, file)
     except OSError as error:
         raise DataError(f"{place}: cannot write there: {error}; set `folder:` to a folder of yours") from error
     return place
@@ -55,12 +53,12 @@ def _intact(place: Path, file: PublishedFile) -> bool:
     return True
 
 
-def _fetch(urls: tuple[str, ...], place: Path, file: PublishedFile | Archive, progress: Progress | None) -> None:
+def _fetch(urls: tuple[str, ...], place: Path, file: PublishedFile | Archive) -> None:
     failures = []
     for url in urls:
         part = place / f".{file.name}.{uuid.uuid4().hex}.part"  # of this process alone, beside its target
         try:
-            failure = _receive(url + file.name, part, file, progress)
+            failure = _receive(url + file.name, part, file)
             if failure is None:
                 os.replace(part, place / file.name)
                 return
@@ -73,7 +71,7 @@ def _fetch(urls: tuple[str, ...], place: Path, file: PublishedFile | Archive, pr
     )
 
 
-def _receive(url: str, part: Path, file: PublishedFile | Archive, progress: Progress | None) -> str | None:
+def _receive(url: str, part: Path, file: PublishedFile | Archive) -> str | None:
     """Write the file behind `url` to `part`; what went wrong, or None if all is well."""
     import http.client  # imported here: slow, and rarely needed
     import urllib.request
@@ -87,8 +85,6 @@ def _receive(url: str, part: Path, file: PublishedFile | Archive, progress: Prog
                     received += len(chunk)
                     digest.update(chunk)
                     target.write(chunk)
-                    if progress:
-                        progress(file.name, received, file.size)
         except (OSError, http.client.HTTPException) as error:
             return str(error) or type(error).__name__
     if digest.hexdigest() != file.sha256:

@@ -44,18 +44,17 @@ def unusable(folder: Path, error: OSError) -> StoreError:
     return UnusableFolder(f"{folder}: cannot be written: {error.strerror or error}; nothing was run")
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], object], lasting: bool = True) -> None:
+def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """The file appears complete, or not at all: whoever is killed here leaves at most a hidden file, which nobody reads.
 
-    lasting: also if the machine loses its power. StoreError if the disk is full or the folder cannot be written.
+    So also if the machine loses its power. StoreError if the disk is full or the folder cannot be written.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}")  # processes of two hosts may have one number
     try:
         with beside.open("wb") as file:
             write(file)
-            if lasting:
-                file.flush()
-                os.fsync(file.fileno())
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(beside, path)
     except OSError as error:
         beside.unlink(missing_ok=True)

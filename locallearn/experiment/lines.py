@@ -122,12 +122,12 @@ def outcome(result: Result) -> str:
     )
 
 
-def wrapped(parts: list[str], width: int = WIDTH) -> list[str]:
+def wrapped(parts: list[str]) -> list[str]:
     """Parts in a line, two spaces apart; what is too much goes to the next, indented."""
     lines = [parts[0]]
     for part in parts[1:]:
         longer = f"{lines[-1]}  {part}"
-        if len(longer) <= width:
+        if len(longer) <= WIDTH:
             lines[-1] = longer
         else:
             lines.append(f"         {part}")

@@ -115,7 +115,7 @@ def _train(config: Config, how: How, setup: Setup, store: Store | None) -> Resul
     """From the last checkpoint, if there is one, to the end."""
     resume = checkpoint.latest(store.checkpoints) if store else None
     curve = store.rewind(resume.step if resume else 0) if store else []
-    notes = (*_paced(config, how), *(_resumed(store, how) if store and resume else ()))
+    notes = (*_paced(config, how), *(_resumed(store) if store and resume else ()))
     tell = _told(how, store)
     tell(Started(config, setup, how.on, _device(), store and store.directory, resume and resume.step, notes))
     if store:
@@ -242,7 +242,7 @@ def _paced(config: Config, how: How) -> Iterator[str]:
         yield f"network {config.network} is emulated between actors: with --on ray"
 
 
-def _resumed(store: Store, how: How) -> tuple[str, ...]:
+def _resumed(store: Store) -> tuple[str, ...]:
     """Note the resume in meta.json; warn if versions have changed."""
     meta = store.read("meta.json")
     before = meta.get("versions", {})

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 
 @contextlib.contextmanager
-def polite(told: str = "stopping after these steps; press Ctrl-C again to leave at once") -> Iterator[Callable[[], bool]]:
+def polite() -> Iterator[Callable[[], bool]]:
     """Gives a function that says whether a stop was asked for, by Ctrl-C or by SIGTERM (a scheduler's wish)."""
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
@@ -22,7 +22,7 @@ def polite(told: str = "stopping after these steps; press Ctrl-C again to leave 
         asked.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        print(f"\n{told}", file=sys.stderr, flush=True)
+        print("\nstopping after these steps; press Ctrl-C again to leave at once", file=sys.stderr, flush=True)
 
     for number in before:
         signal.signal(number, ask)

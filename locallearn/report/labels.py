@@ -37,7 +37,7 @@ class Spot(NamedTuple):
     rank: float
 
 
-def place(axes: Any, labels: Sequence[Label], taken: Sequence[Box], size: float = 8.5) -> None:
+def place(axes: Any, labels: Sequence[Label], taken: Sequence[Box]) -> None:
     """Write each name where it covers least; one that stands off its point gets a thin line to it. taken: boxes to keep clear of."""
     from matplotlib.patheffects import withStroke
 
@@ -48,7 +48,7 @@ def place(axes: Any, labels: Sequence[Label], taken: Sequence[Box], size: float 
     known = np.array(taken).reshape(-1, 4)
     texts, choices = [], []
     for label in labels:
-        text = axes.text(0, 0, label.text, fontsize=size, color=label.color, va="bottom", ha="left", zorder=5)
+        text = axes.text(0, 0, label.text, fontsize=8.5, color=label.color, va="bottom", ha="left", zorder=5)
         text.set_path_effects([withStroke(linewidth=2, foreground="white")])
         extent = text.get_window_extent(renderer)
         texts.append(text)

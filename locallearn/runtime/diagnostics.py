@@ -30,8 +30,6 @@ from locallearn.runtime.session import padded
 from locallearn.runtime.setup import Setup, Split, Stage
 from locallearn.runtime.wiring import Wiring
 
-NAMES = ("angle", "norms", "probe", "rule")
-
 EXAMPLES = 2000
 """Most examples that a probe is fitted on, and scored on."""
 

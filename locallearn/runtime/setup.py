@@ -24,7 +24,7 @@ from locallearn.runtime.local import Plan, Planned
 from locallearn.runtime.ring import Deal, Memory, packet_specs
 from locallearn.runtime.stale import Timetable
 from locallearn.runtime.wiring import Wiring, initial_memory
-from locallearn.traffic import Channel, Traffic
+from locallearn.traffic import Channel, Level, Traffic
 
 EVALUATION_BATCH = 500
 
@@ -98,8 +98,7 @@ class Setup:
     split become what the bottom block sees. diagnostics: what is found out at evaluations besides (`locallearn.runtime.diagnostics`).
     known: what `once` found out, which setups of one structure may share: it depends on no seed and no rate.
     clock: the timetable of so many steps of a stage between two evaluations, for runs that have a virtual clock. count: what bytes are
-    counted, one of `traffic.LEVELS`. batch: examples of one replica's step. arrivals: new ones at each step of a stage, until all
-    are there.
+    counted. batch: examples of one replica's step. arrivals: new ones at each step of a stage, until all are there.
     """
 
     stages: tuple[Stage, ...]
@@ -113,7 +112,7 @@ class Setup:
     intake: Intake = PLAIN
     diagnostics: tuple[str, ...] = ()
     clock: Callable[[Stage, int], Timetable] | None = None
-    count: str = "framed"
+    count: Level = "framed"
     replicas: Replicas = ALONE
     arrivals: int | None = None
     known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)

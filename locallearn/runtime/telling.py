@@ -93,5 +93,3 @@ class Diary:
                 self.write(event.step, "snapshot")
             case Finished():
                 self.write(event.step, f"finished: {event.reason}")
-            case _:
-                pass

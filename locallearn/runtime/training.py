@@ -185,7 +185,7 @@ class _Course:
         step, loss = yield from self._chunks(step, self.setup.evaluation_after(step))
         started = time.perf_counter()
         accuracy, lossless = self._accuracies(self.setup.split.validation)
-        decision = self.session.decide(self._choose(stage, step, loss, accuracy))
+        decision = self.session.decide(self._choose(step, loss, accuracy))
         self.seconds += time.perf_counter() - started
         diagnosis = self.session.diagnose(step) if self.setup.diagnostics else {}
         yield Evaluated(step, self.seconds, self.session.compile_seconds, loss, accuracy, lossless, self.session.traffic, diagnosis)
@@ -224,7 +224,7 @@ class _Course:
         lossless = self.session.correct(part, lossless=True) if self.session.stage.lossy else deployed
         return _share(deployed, part), _share(lossless, part)
 
-    def _choose(self, stage: Stage, step: int, loss: float | None, accuracy: float | None) -> int:
+    def _choose(self, step: int, loss: float | None, accuracy: float | None) -> int:
         """What the top decides; what the others would is never asked for."""
         setup = self.setup
         if loss is not None and not math.isfinite(loss):

@@ -65,17 +65,6 @@ def test_download_goes_where_load_looks(tiny, server, tmp_path, monkeypatch):
     assert Mnist().load().fingerprint == Mnist(folder=str(tmp_path / "own")).load().fingerprint
 
 
-def test_progress_ends_at_the_size_of_each_file(tiny, server, tmp_path, monkeypatch):
-    monkeypatch.setattr(fetch, "_CHUNK", 1000)
-    calls = []
-    download("mnist", str(tmp_path), progress=lambda *call: calls.append(call))
-    for file in tiny.files:
-        done = [so_far for name, so_far, total in calls if name == file.name and total == file.size]
-        assert done == sorted(done)
-        assert done[-1] == file.size
-    assert len(calls) > 4
-
-
 def test_nothing_is_downloaded_unasked(tiny, server, tmp_path):
     with pytest.raises(DataError, match="missing"):
         Mnist(folder=str(tmp_path)).load()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from locallearn.config.reading import read
 from locallearn.config.run import RUN_KEYS
-from locallearn.config.sweep import Target, expand, load, select
+from locallearn.config.sweep import Target, load, select
 from locallearn.errors import ConfigError
 
 BASE = """\
@@ -113,9 +113,10 @@ def test_an_inline_base_and_expansion_from_python(catalog, sweep_of):
     assert run.config.rule.steps == 3
     rule = catalog.rules["predictive_coding"]
     base = {"rule": rule(), "model": run.config.canonical()["model"], "data": {"name": "strokes"}, "train": {"epochs": 2, "batch": 50}}
-    assert [r.config.rule.steps for r in expand({"base": base, "vary": {"rule": [rule(steps=2), rule(steps=4)]}}, catalog)] == [2, 4]
+    runs = load({"base": base, "vary": {"rule": [rule(steps=2), rule(steps=4)]}}, catalog).runs
+    assert [r.config.rule.steps for r in runs] == [2, 4]
     with pytest.raises(ConfigError) as caught:
-        expand({"base": base, "vary": {"rule": [{"name": "backprop", "x": 1}]}, "sed": 1}, catalog)
+        load({"base": base, "vary": {"rule": [{"name": "backprop", "x": 1}]}, "sed": 1}, catalog)
     assert caught.value.problems[0].where == "sed"
 
 
@@ -244,7 +245,7 @@ def test_expansion_is_the_product_in_order(catalog, batches, epochs, codecs, see
         "train": {"epochs": 2},
     }
     vary = {"train.batch": batches, "train.epochs": epochs, "codecs.default": codecs}
-    runs = expand({"base": base, "vary": vary, "seeds": seeds}, catalog)
+    runs = load({"base": base, "vary": vary, "seeds": seeds}, catalog).runs
     made = [(r.config.train.batch, r.config.train.epochs, r.config.canonical()["codecs"]["default"], r.config.seed) for r in runs]
     assert made == list(itertools.product(batches, epochs, codecs, seeds))
     assert len({run.name for run in runs}) == math.prod(map(len, (batches, epochs, codecs)))
