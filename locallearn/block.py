@@ -115,15 +115,24 @@ class Block:
         """Whether the block has only `apply`."""
         return not hasattr(self.module, "pre")
 
+    @property
+    def elementwise(self) -> bool:
+        """Whether `post` acts on each number by itself, as far as its shape and its normalisation tell."""
+        return self.pre_shape == self.out_shape and getattr(self.module, "norm", None) is None
+
     @cached_property
     def out_shape(self) -> tuple[int, ...]:
         """Shape of one example at the output."""
-        return jax.eval_shape(self.apply, self._abstract[1], self.example).shape[1:]
+        return jax.eval_shape(self.apply, self._abstract[1], self.examples(1)).shape[1:]
 
-    @property
-    def example(self) -> Spec:
-        """Shape and type of a batch of one example at the input."""
-        return Spec((1, *self.in_shape), self.in_dtype)
+    @cached_property
+    def pre_shape(self) -> tuple[int, ...]:
+        """Shape of one example behind the linear part."""
+        return jax.eval_shape(self.pre, self._abstract[1], self.examples(1)).shape[1:]
+
+    def examples(self, count: int) -> Spec:
+        """Shape and type of a batch of so many examples at the input."""
+        return Spec((count, *self.in_shape), self.in_dtype)
 
     @property
     def activation(self) -> str:

@@ -209,3 +209,8 @@ def replica_keys(keys: Any, replica: Any) -> Any:
 def init_state(rule: Rule, blocks: Sequence[Block], seed: int) -> Row:
     """The state of every block before training."""
     return Row(rule.init(block, key) for block, key in zip(blocks, block_keys(seed, len(blocks)), strict=True))
+
+
+def init_shapes(rule: Rule, blocks: Sequence[Block]) -> Row:
+    """The shapes of `init_state`."""
+    return jax.eval_shape(lambda: init_state(rule, blocks, 0))

@@ -49,9 +49,9 @@ def span(seconds: float) -> str:
     return duration(seconds) if seconds < 48 * 3600 else f"{seconds / 86400:.3g} d" if seconds < 1e8 else f"{seconds / 31557600:.3g} years"
 
 
-def plural(count: int, word: str) -> str:
-    """`1 run`, `2 runs`."""
-    return f"{count} {word}{'' if count == 1 else 's'}"
+def plural(count: int, word: str, several: str = "") -> str:
+    """`1 run`, `2 runs`. several: the word for them, if it is not the one with an s."""
+    return f"{count} {word if count == 1 else several or f'{word}s'}"
 
 
 def decimal(value: float | None, digits: int = 3) -> str:

@@ -23,11 +23,11 @@ import pytest
 from hypothesis import settings
 
 from locallearn.codec import Codec, build, nbytes
-from locallearn.data.dataset import Arrays
+from locallearn.data.dataset import Arrays, Split
 from locallearn.models import MODELS
 from locallearn.rules import RULES
 from locallearn.runtime.ring import AVERAGE, MESSAGES
-from locallearn.runtime.setup import Setup, Split, Stage
+from locallearn.runtime.setup import Setup, Stage
 from locallearn.runtime.wiring import Wiring, choose_codecs, deal
 from locallearn.train import Optimizer
 

@@ -54,7 +54,7 @@ class Blocks:
         for block in self._blocks:
             key = jax.ShapeDtypeStruct((2,), jnp.uint32)
             params = jax.eval_shape(block.init, key)
-            programs = jax.make_jaxpr(block.init)(key), jax.make_jaxpr(block.apply)(params, block.example)
+            programs = jax.make_jaxpr(block.init)(key), jax.make_jaxpr(block.apply)(params, block.examples(1))
             digest.update(_ADDRESS.sub("", f"{jax.tree.structure(params)}{programs}").encode())
         return digest.hexdigest()
 

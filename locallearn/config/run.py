@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 
+from locallearn.cluster import PLAIN, Cluster
 from locallearn.config.catalog import Catalog, default_catalog
 from locallearn.config.checks import cross_checks
 from locallearn.config.codecs import EXACT, CodecSpec, parse_codecs, spelled
@@ -27,7 +28,6 @@ from locallearn.fields import Count
 from locallearn.markers import Named
 from locallearn.networks import Line
 from locallearn.replicas import ALONE, Replicas
-from locallearn.runtime.placement import PLAIN, Cluster
 from locallearn.schedule import Schedule
 from locallearn.traffic import Level
 from locallearn.train import Problems, Stop, Train

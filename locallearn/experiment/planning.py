@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from locallearn.runtime.setup import Setup, Stage
@@ -40,7 +39,7 @@ def planned_traffic(setup: Setup) -> Traffic:
     """Everything that the run will send: training, evaluations and decisions."""
     total = Traffic(level=setup.count)
     for stage in setup.stages:
-        evaluations = _evaluations(setup, stage)
+        evaluations = setup.evaluations(stage, stage.stop)
         total += setup.plan_step(stage).traffic * (stage.stop - stage.start)
         total += setup.plan_average(stage).traffic * setup.averages(stage, stage.stop)
         total += setup.plan_decision(stage).traffic * evaluations
@@ -48,19 +47,12 @@ def planned_traffic(setup: Setup) -> Traffic:
     return total + _evaluation(setup, setup.stages[-1], setup.split.test)
 
 
-def _evaluations(setup: Setup, stage: Stage) -> int:
-    """After every `evaluate_every` steps of the run, and at the end of the stage."""
-    every = setup.evaluate_every
-    return stage.stop // every - stage.start // every + (stage.stop % every > 0)
-
-
 def _evaluation(setup: Setup, stage: Stage, part: Any) -> Traffic:
     batches = -(-len(part.y) // setup.evaluation_batch)
     deployed = setup.plan_evaluation(stage).traffic
     if not stage.lossy:
         return deployed * batches
-    exactly = dataclasses.replace(stage, wiring=stage.lossless)
-    return (deployed + setup.plan_evaluation(exactly).traffic) * batches
+    return (deployed + setup.plan_evaluation(stage.lossless).traffic) * batches
 
 
 def _stage(setup: Setup, stage: Stage) -> dict[str, Any]:

@@ -12,12 +12,12 @@ import numpy as np
 from locallearn.block import Block
 from locallearn.codec import build
 from locallearn.config.run import Config
-from locallearn.data.dataset import Arrays, Dataset, split
+from locallearn.data.dataset import Arrays, Dataset, Split, split
 from locallearn.data.intake import Intake
 from locallearn.errors import ConfigError, DataError, Problem, RuleError
 from locallearn.rule import Rule
 from locallearn.runtime.ring import AVERAGE, MESSAGES
-from locallearn.runtime.setup import Setup, Split, Stage
+from locallearn.runtime.setup import Setup, Stage
 from locallearn.runtime.stale import Timetable
 from locallearn.runtime.wiring import Wiring, choose_codecs
 from locallearn.train import Phase
@@ -43,7 +43,7 @@ def find(config: Config, load: Callable[[Any], Dataset] = load_data, tested: boo
     dataset = load(config.data)
     parts = split(dataset, config.validation)
     test = parts.test if tested else parts.test.take(np.arange(0))
-    return Found(dataset.example_shape, dataset.classes, dataset.intake, Split(parts.train, parts.validation, test))
+    return Found(dataset.example_shape, dataset.classes, dataset.intake, parts._replace(test=test))
 
 
 def prepare(

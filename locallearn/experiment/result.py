@@ -14,7 +14,7 @@ import numpy as np
 
 from locallearn.block import State
 from locallearn.chain import Chain, Row
-from locallearn.codec import Context, exact
+from locallearn.codec import Context
 from locallearn.config.run import Config, resolve
 from locallearn.data.intake import PLAIN
 from locallearn.errors import ConfigError
@@ -26,7 +26,7 @@ from locallearn.runtime.intake import seen
 from locallearn.runtime.local import Fused
 from locallearn.runtime.parts import fill
 from locallearn.runtime.setup import Stage
-from locallearn.runtime.wiring import Wiring
+from locallearn.runtime.wiring import lossless
 from locallearn.traffic import Traffic
 from locallearn.words import size
 
@@ -137,7 +137,7 @@ class Result:
     @cached_property
     def _predict(self) -> Callable[[Row, Any], Any]:
         stage = self._stage
-        rule, wiring = stage.rule, Wiring((0,) * len(stage.blocks), stage.rule.messages, {name: exact() for name in stage.rule.messages})
+        rule, wiring = stage.rule, lossless(stage.rule.messages, (0,) * len(stage.blocks))
 
         def predict(state: Row, x: Any) -> Any:
             fabric = Fused(wiring, {}, Context(np.arange(len(x)), training=False))

@@ -10,15 +10,12 @@ from types import MappingProxyType
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from locallearn.block import Block
-from locallearn.chain import Chain, Move, Row
-from locallearn.codec import Spec
+from locallearn.chain import Chain, Move
 from locallearn.network.graph import function_name
 from locallearn.network.sent import Sent, share_of
-from locallearn.rule import Batch, init_state
-from locallearn.runtime.local import Plan, Planned
+from locallearn.runtime.local import Plan, Planned, planned
 from locallearn.runtime.setup import Stage
 from locallearn.traffic import HEADER_BYTES
 
@@ -101,11 +98,7 @@ def _costed(stage: Stage, size: int) -> Costing:
 def on_shapes(stage: Stage, plan: Plan, size: int) -> None:
     """One training step of `size` examples, which the plan takes note of."""
     blocks = stage.blocks
-    state = jax.eval_shape(lambda: init_state(stage.rule, blocks, 0))
-    x, y, key = Spec((size, *blocks[0].in_shape), blocks[0].in_dtype), Spec((size,), jnp.int32), Spec((2,), jnp.uint32)
-    owners = 0, len(blocks) - 1, None, None
-    batch = Batch(*(Planned(spec, owner, early=True) for spec, owner in zip((x, y, y, key), owners, strict=True)))
-    stage.rule.step(Chain(blocks, plan), Row(Planned(value, i) for i, value in enumerate(state)), batch)
+    stage.rule.step(Chain(blocks, plan), *planned(stage.rule, blocks, blocks[0].examples(size)))
 
 
 def _operations(fn: Callable[..., Any], block: Block, specs: Sequence[Any], options: dict[str, Any]) -> float:

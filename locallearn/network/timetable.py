@@ -11,7 +11,7 @@ from locallearn.network.graph import as_ready, step_graph
 from locallearn.network.prices import Prices, on_shapes
 from locallearn.network.stale import staggered
 from locallearn.networks import parse_network
-from locallearn.rule import Rule, init_state
+from locallearn.rule import Rule, init_shapes
 from locallearn.runtime.local import Plan
 from locallearn.runtime.setup import Stage
 from locallearn.runtime.stale import Timetable
@@ -61,8 +61,7 @@ def unsuited(stage: Stage, batch: int) -> str | None:
         return None
     if type(rule).step is not Rule.step:
         return "its blocks change within a step, so that no step can keep the weights that it began with"
-    state = jax.eval_shape(lambda: init_state(rule, stage.blocks, 0))
-    if jax.tree.leaves([value.memory for value in state]):
+    if jax.tree.leaves(init_shapes(rule, stage.blocks).memory):
         return "it remembers one step in the next, which must find what the one before has left"
     plan = Plan(wiring)
     on_shapes(stage, plan, batch)

@@ -31,6 +31,13 @@ def output_error(block: Block, h: jax.Array, y: jax.Array) -> Top:
     return Top(*jax.value_and_grad(cross_entropy)(h, y))
 
 
+class Pulled(NamedTuple):
+    """∇θ_l, and the δ that travels on."""
+
+    grads: Any
+    down: Any
+
+
 class Local(NamedTuple):
     """A block's own loss, and its gradient by the block's own parameters."""
 
@@ -56,6 +63,11 @@ def label(block: Block, y: jax.Array) -> jax.Array:
 def head_key(key: jax.Array) -> jax.Array:
     """The key of a block's head; the block itself begins as under every other rule."""
     return jax.random.fold_in(key, 0x4EAD)
+
+
+def feedback_key(key: jax.Array) -> jax.Array:
+    """The key of a block's feedback weights."""
+    return jax.random.fold_in(key, 0xFEEDB)
 
 
 def unknown_classes(blocks: Sequence[Block]) -> list[str]:

@@ -133,13 +133,6 @@ def diagnosis(chain: Chain, state: Row, rest: Rest, gain: float = 1.0) -> dict[s
     return {"energy": chain.map(energy, rest.s, rest.x, state), "residual": still}
 
 
-def elementwise(block: Block) -> bool:
-    """Whether `post` keeps the shape of what `pre` gives."""
-    x = jax.ShapeDtypeStruct((1, *block.in_shape), jnp.float32)
-    params = jax.eval_shape(lambda: block.init(jax.random.key(0)))
-    return jax.eval_shape(block.pre, params, x).shape[1:] == block.out_shape
-
-
 def restless(blocks: Sequence[Block], activations: Sequence[str] = BOUNDED) -> list[str]:
     """Why these blocks cannot settle, a sentence for each reason: it takes an energy, with these activations and a linear top."""
     found = []
@@ -148,7 +141,7 @@ def restless(blocks: Sequence[Block], activations: Sequence[str] = BOUNDED) -> l
             found.append(f"needs bounded activations ({', '.join(activations)}); block {block.index} has {block.activation}")
     if blocks[-1].activation != "identity":
         found.append(f"needs a linear top block; this one has {blocks[-1].activation}")
-    if any(getattr(block.module, "norm", None) is not None or not elementwise(block) for block in blocks):
+    if not all(block.elementwise for block in blocks):
         found.append("needs blocks without normalisation and pooling after the linear part: there is no energy for them")
     return found
 

@@ -10,15 +10,13 @@ import jax
 import jax.numpy as jnp
 
 from locallearn.block import Block
-
-FEEDBACK = 0xFEEDB
-"""Folded into a block's key for its feedback weights."""
+from locallearn.rules._common import feedback_key
 
 
 def feedback_weights(block: Block, key: jax.Array) -> Any:
     """Fresh weights V, shaped as the block's parameters and scaled for the way down, where they sum over the block's outputs."""
-    scale = math.sqrt(math.prod(block.in_shape) / math.prod(pre_shape(block)))
-    return jax.tree.map(lambda v: scale * v if v.ndim > 1 else v, block.init(jax.random.fold_in(key, FEEDBACK)))
+    scale = math.sqrt(math.prod(block.in_shape) / math.prod(block.pre_shape))
+    return jax.tree.map(lambda v: scale * v if v.ndim > 1 else v, block.init(feedback_key(key)))
 
 
 def transposed(block: Block, weights: Any, h: jax.Array) -> jax.Array:
@@ -27,15 +25,9 @@ def transposed(block: Block, weights: Any, h: jax.Array) -> jax.Array:
     return pull(h if h.shape == u.shape else jax.image.resize(h, u.shape, "nearest"))[0]
 
 
-def pre_shape(block: Block) -> tuple[int, ...]:
-    """Shape of one example of what `pre` gives."""
-    params = jax.eval_shape(lambda: block.init(jax.random.key(0)))
-    return jax.eval_shape(block.pre, params, jax.ShapeDtypeStruct((1, *block.in_shape), jnp.float32)).shape[1:]
-
-
 def no_mirror(blocks: Sequence[Block]) -> list[str]:
     """Whether a block cannot be mirrored, in a sentence."""
     for block in blocks:
-        if len(block.out_shape) != len(pre_shape(block)):
+        if len(block.out_shape) != len(block.pre_shape):
             return [f"mirrors every block, but what block {block.index} does after its linear part changes the number of axes"]
     return []

@@ -99,8 +99,9 @@ class ActivityForwardGradient(Rule):
         if found:
             return found
         for block in blocks[:-1]:
-            if units(block) % self.groups:
-                found.append(f"cuts the units of each hidden block into {self.groups} groups; block {block.index} has {units(block)}")
+            units = block.pre_shape[-1]
+            if units % self.groups:
+                found.append(f"cuts the units of each hidden block into {self.groups} groups; block {block.index} has {units}")
         return found + unknown_classes(blocks)
 
     def init(self, block: Block, key: jax.Array) -> State:
@@ -124,9 +125,3 @@ class ActivityForwardGradient(Rule):
     def predict(self, chain: Chain, state: Row, x: Any) -> Any:
         """Class scores of the top block."""
         return chain.sweep_up("activation", forward_body, state, first=x)[1][-1]
-
-
-def units(block: Block) -> int:
-    """The last axis of what `pre` gives."""
-    params = jax.eval_shape(lambda: block.init(jax.random.key(0)))
-    return jax.eval_shape(block.pre, params, block.example).shape[-1]

@@ -14,21 +14,14 @@ A boundary carries h_l up and δ_l down, once each: batch x width numbers both w
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar
 
 import jax
 
 from locallearn.block import Block, State
 from locallearn.chain import Chain, Row
 from locallearn.rule import Batch, Info, Message, Rule, forward
-from locallearn.rules._common import output_error
-
-
-class Pulled(NamedTuple):
-    """∇θ_l, and the δ that travels on."""
-
-    grads: Any
-    down: Any
+from locallearn.rules._common import Pulled, output_error
 
 
 def backward(block: Block, state: State, h: jax.Array, delta: jax.Array) -> Pulled:

@@ -143,9 +143,7 @@ def classify(block: Block, state: State, learnt: Learnt, y: jax.Array) -> Learnt
 
 def odd(block: Block) -> bool:
     """Whether a block is no layer of sigmoid units."""
-    params = jax.eval_shape(lambda: block.init(jax.random.key(0)))
-    plain = jax.eval_shape(block.pre, params, block.example).shape[1:] == block.out_shape
-    return block.activation != "sigmoid" or getattr(block.module, "norm", None) is not None or not plain
+    return block.activation != "sigmoid" or not block.elementwise
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -36,15 +36,8 @@ import jax.numpy as jnp
 from locallearn.block import Block, State, WithHead
 from locallearn.chain import Chain, Row
 from locallearn.rule import Batch, Info, Message, Rule
-from locallearn.rules._common import cross_entropy, forward_body, label, unknown_classes
+from locallearn.rules._common import Local, cross_entropy, forward_body, label, unknown_classes
 from locallearn.rules._heads import blank, read
-
-
-class Learnt(NamedTuple):
-    """loss_l, and its gradient, which is zero in the block itself."""
-
-    loss: jax.Array
-    grads: Any
 
 
 def has_predictor(block: Block) -> bool:
@@ -63,14 +56,14 @@ def class_scores(block: Block, params: WithHead, x: jax.Array) -> jax.Array:
     return h if block.top else read(params.head, h)
 
 
-def learn(block: Block, state: State, x: jax.Array, y: jax.Array, *, loss: str) -> Learnt:
-    """One predictor."""
+def learn(block: Block, state: State, x: jax.Array, y: jax.Array, *, loss: str) -> Local:
+    """One predictor; the gradient is zero in the block itself."""
     still = jax.tree.map(jnp.zeros_like, state.params)
     if not (block.top or has_predictor(block)):
-        return Learnt(jnp.zeros(()), still)
+        return Local(jnp.zeros(()), still)
     distance = squared if loss == "squared" else cross_entropy
     value, grads = jax.value_and_grad(lambda params: distance(class_scores(block, params, x), y))(state.params)
-    return Learnt(value, grads if block.top else still._replace(head=grads.head))
+    return Local(value, grads if block.top else still._replace(head=grads.head))
 
 
 def keep_body(block: Block, after: State, before: State) -> State:

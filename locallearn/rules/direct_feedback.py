@@ -34,17 +34,14 @@ from locallearn.block import Block, State
 from locallearn.chain import Chain, Row
 from locallearn.fields import Fraction, Positive
 from locallearn.rule import Batch, Info, Message, Rule, forward
-from locallearn.rules._common import output_error, unknown_classes
+from locallearn.rules._common import feedback_key, output_error, unknown_classes
 from locallearn.search import Log
-
-FEEDBACK = 0xFEEDB
-"""Folded into a block's key for its feedback weights."""
 
 
 def draw_feedback(block: Block, key: jax.Array, scale: float) -> jax.Array:
     """B_l [classes, *out_shape], from N(0, scale²/n_l)."""
     spread = scale / math.sqrt(math.prod(block.out_shape))
-    return spread * jax.random.normal(jax.random.fold_in(key, FEEDBACK), (block.classes, *block.out_shape))
+    return spread * jax.random.normal(feedback_key(key), (block.classes, *block.out_shape))
 
 
 def pack(block: Block, e: jax.Array, *, error: str, threshold: float) -> jax.Array:

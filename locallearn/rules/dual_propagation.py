@@ -69,13 +69,6 @@ def drift(block: Block, h: jax.Array, dyad: Dyad) -> jax.Array:
     return jnp.linalg.norm((dyad.plus + dyad.minus) / 2 - h) / jnp.linalg.norm(h)
 
 
-def elementwise(block: Block) -> bool:
-    """Whether `post` acts on each number by itself, as far as its shape and its normalisation tell."""
-    params = jax.eval_shape(lambda: block.init(jax.random.key(0)))
-    kept = jax.eval_shape(block.pre, params, jax.ShapeDtypeStruct((1, *block.in_shape), jnp.float32)).shape[1:] == block.out_shape
-    return kept and getattr(block.module, "norm", None) is None
-
-
 @dataclass(frozen=True)
 class DualPropagation(Rule):
     """Dual propagation with softmax cross-entropy, one sweep. beta: the nudge at the top."""
@@ -98,7 +91,7 @@ class DualPropagation(Rule):
             return found
         if blocks[-1].activation != "identity":
             found.append(f"needs a linear top block; this one has {blocks[-1].activation}")
-        if not all(elementwise(block) for block in blocks):
+        if not all(block.elementwise for block in blocks):
             found.append("needs blocks without normalisation and pooling after the linear part: a nudge goes through each unit by itself")
         return found
 

@@ -33,7 +33,7 @@ from locallearn.block import Block, State
 from locallearn.chain import Chain, Row
 from locallearn.fields import Count, Positive
 from locallearn.rule import Batch, Info, Message, Rule
-from locallearn.rules._predictive import LOSSES
+from locallearn.rules._predictive import LOSSES, output_loss
 from locallearn.search import Log
 
 
@@ -53,11 +53,6 @@ def perturbed(block: Block, state: State, e: Any, x: jax.Array) -> jax.Array:
 def output_slope(block: Block, z: jax.Array, y: jax.Array, *, loss: str) -> jax.Array:
     """∂loss/∂z_L, for each example: [batch, classes]."""
     return z.shape[0] * jax.grad(LOSSES[loss])(z, y)
-
-
-def output_loss(block: Block, z: jax.Array, y: jax.Array, *, loss: str) -> jax.Array:
-    """The loss of the forward pass, mean over the batch."""
-    return LOSSES[loss](z, y)
 
 
 def pull(block: Block, state: State, x: jax.Array, slope: jax.Array) -> Pull:

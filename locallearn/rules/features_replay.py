@@ -37,7 +37,7 @@ import jax.numpy as jnp
 from locallearn.block import Block, State
 from locallearn.chain import Chain, Row
 from locallearn.rule import Batch, Info, Message, Rule, forward
-from locallearn.rules._common import output_error
+from locallearn.rules._common import Pulled, output_error
 
 
 class Replay(NamedTuple):
@@ -45,13 +45,6 @@ class Replay(NamedTuple):
 
     inputs: jax.Array
     delta: jax.Array
-
-
-class Pulled(NamedTuple):
-    """∇θ_l, and the error for the block below."""
-
-    grads: Any
-    down: Any
 
 
 def backward(block: Block, state: State, x: jax.Array, error: Any) -> Pulled:

@@ -30,11 +30,8 @@ from locallearn.block import Block, State
 from locallearn.chain import Chain, Row
 from locallearn.fields import Positive
 from locallearn.rule import Batch, Info, Message, Rule, forward
-from locallearn.rules._common import output_error
+from locallearn.rules._common import feedback_key, output_error
 from locallearn.search import Log
-
-FEEDBACK = 0xFEEDB
-"""Folded into a block's key for its feedback weights."""
 
 
 class Pulled(NamedTuple):
@@ -47,7 +44,7 @@ class Pulled(NamedTuple):
 
 def draw_feedback(block: Block, key: jax.Array, scale: float) -> Any:
     """B_l, shaped as the block's parameters and drawn as they are, `scale` times as large."""
-    return jax.tree.map(lambda b: scale * b, block.init(jax.random.fold_in(key, FEEDBACK)))
+    return jax.tree.map(lambda b: scale * b, block.init(feedback_key(key)))
 
 
 def pull(block: Block, params: Any, feedback: Any, h: jax.Array, delta: jax.Array) -> Pulled:

@@ -35,11 +35,8 @@ from locallearn.block import Block, State
 from locallearn.chain import Chain, Row
 from locallearn.fields import Positive
 from locallearn.rule import Batch, Info, Message, Rule, forward
-from locallearn.rules._common import output_error, unknown_classes
+from locallearn.rules._common import feedback_key, output_error, unknown_classes
 from locallearn.search import Log
-
-FEEDBACK = 0xFEEDB
-"""Folded into the bottom block's key for F."""
 
 
 def modulate(block: Block, state: State, x: jax.Array, e: jax.Array) -> jax.Array:
@@ -87,7 +84,7 @@ class Pepita(Rule):
             return super().init(block, key)
         bound = self.scale * math.sqrt(6 / math.prod(block.in_shape))
         shape = (block.classes, *block.in_shape)
-        return block.state(block.init(key), jax.random.uniform(jax.random.fold_in(key, FEEDBACK), shape, minval=-bound, maxval=bound))
+        return block.state(block.init(key), jax.random.uniform(feedback_key(key), shape, minval=-bound, maxval=bound))
 
     def gradients(self, chain: Chain, state: Row, batch: Batch) -> tuple[Row, Row, Info]:
         """The whole algorithm."""

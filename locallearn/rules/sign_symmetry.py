@@ -33,15 +33,15 @@ from locallearn.block import Block, State
 from locallearn.chain import Chain, Row
 from locallearn.fields import Positive
 from locallearn.rule import Batch, Info, Message, Rule, forward
-from locallearn.rules._common import output_error
-from locallearn.rules.feedback_alignment import FEEDBACK, Pulled, pull
+from locallearn.rules._common import feedback_key, output_error
+from locallearn.rules.feedback_alignment import Pulled, pull
 from locallearn.search import Log
 
 
 def random_magnitudes(sigma: Any, like: Any, key: jax.Array) -> Any:
     """σ |ξ| for every parameter. sigma: the tree of scales; like: the parameters."""
     leaves, tree = jax.tree.flatten(like)
-    keys = jax.tree.unflatten(tree, list(jax.random.split(jax.random.fold_in(key, FEEDBACK), len(leaves))))
+    keys = jax.tree.unflatten(tree, list(jax.random.split(feedback_key(key), len(leaves))))
     return jax.tree.map(lambda s, w, k: s * jnp.abs(jax.random.normal(k, w.shape, w.dtype)), sigma, like, keys)
 
 

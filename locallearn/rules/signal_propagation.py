@@ -47,13 +47,6 @@ def prototypes(block: Block, params: WithHead, t: Any) -> jax.Array:
     return params.head if block.composite else block.post(params.block, params.head)
 
 
-def source_shape(block: Block, params: Any) -> tuple[int, ...]:
-    """Shape of a prototype where it enters the bottom block: after the linear part."""
-    if block.composite:
-        return block.out_shape
-    return jax.eval_shape(block.pre, params, jax.ShapeDtypeStruct((1, *block.in_shape), jnp.float32)).shape[1:]
-
-
 def rise(block: Block, state: State, t: Any) -> jax.Array:
     """t_l as it goes up."""
     return prototypes(block, state.params, t)
@@ -99,10 +92,10 @@ class SignalPropagation(Rule):
 
     def init(self, block: Block, key: jax.Array) -> State:
         """S from N(0, 1), the scale of pre-activations of normalised data."""
-        body = block.init(key)
+        shape = block.out_shape if block.composite else block.pre_shape  # where a prototype enters the bottom: after the linear part
         source = block.bottom and not block.top
-        head = jax.random.normal(head_key(key), (block.classes, *source_shape(block, body))) if source else ()
-        return block.state(WithHead(body, head))
+        head = jax.random.normal(head_key(key), (block.classes, *shape)) if source else ()
+        return block.state(WithHead(block.init(key), head))
 
     def signals(self, chain: Chain, state: Row, batch: Batch) -> tuple[Row, Row, Row]:
         """What every block sees: activities, prototypes (None at the bottom), labels."""

@@ -115,8 +115,7 @@ def wins(block: Block, state: State, x: jax.Array) -> jax.Array:
 def layered(block: Block) -> bool:
     """Whether some weights of the block are of other units than those that compete: it has a further layer, such as a bridge."""
     params = jax.eval_shape(lambda: block.init(jax.random.key(0)))
-    units = jax.eval_shape(block.pre, params, block.example).shape[-1]
-    return any(w.shape[-1] != units for w in jax.tree.leaves(params) if is_weight(w))
+    return any(w.shape[-1] != block.pre_shape[-1] for w in jax.tree.leaves(params) if is_weight(w))
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,13 @@ from typing import Any
 import ray
 from ray import exceptions
 
+from locallearn.cluster import PLAIN, Cluster
 from locallearn.data import files
 from locallearn.errors import LocallearnError, ShardLost
 from locallearn.networks import Network
 from locallearn.runtime.actors import ShardActor
 from locallearn.runtime.joining import joined
-from locallearn.runtime.placement import PLAIN, Cluster, Place, Seat, Unplaced, nodes, roomier, shares, unplaced
+from locallearn.runtime.placement import Place, Seat, Unplaced, nodes, roomier, shares, unplaced
 from locallearn.runtime.setup import Setup
 from locallearn.runtime.supervisor import Supervisor
 from locallearn.runtime.training import Event, Snapshot

@@ -21,14 +21,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from locallearn.chain import Chain, Row
-from locallearn.codec import Context, exact
-from locallearn.data.dataset import stratified
+from locallearn.codec import Context
+from locallearn.data.dataset import Split, stratified
 from locallearn.rule import Batch, Rule, step_keys, whole_step
 from locallearn.runtime.intake import seen, seen_in_training
 from locallearn.runtime.local import Fused
 from locallearn.runtime.session import padded
-from locallearn.runtime.setup import Setup, Split, Stage
-from locallearn.runtime.wiring import Wiring
+from locallearn.runtime.setup import Setup, Stage
+from locallearn.runtime.wiring import lossless
 
 EXAMPLES = 2000
 """Most examples that a probe is fitted on, and scored on."""
@@ -86,8 +86,7 @@ def measured(stage: Stage, names: Sequence[str], intake: Any, state: Row, x: Any
     """All but the probe, on one batch of stored examples."""
     rule = stage.rule
     batch = Batch(seen_in_training(intake, x, key, index), y, index, key)
-    wiring = Wiring((0,) * len(stage.blocks), rule.messages, {name: exact() for name in rule.messages})
-    chain = Chain(stage.blocks, Fused(wiring, {}, Context(index)))
+    chain = Chain(stage.blocks, Fused(lossless(rule.messages, (0,) * len(stage.blocks)), {}, Context(index)))
     params = [own(one.params) for one in state]
     found: dict[str, list[Any]] = {}
     if "angle" in names and type(rule).gradients is not Rule.gradients:

@@ -120,7 +120,7 @@ class FramedSession(Session):
         if self.replica != self.present[0]:
             return None
         stage, state = self.stage, self._evaluated
-        wiring = stage.lossless if lossless else stage.wiring
+        wiring = (stage.lossless if lossless else stage).wiring
         specs = self.setup.plan_evaluation(stage).channels
         total = 0
         for x, y, index in padded(part, self.setup.evaluation_batch):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -63,8 +62,7 @@ class FusedSession(Session):
         before = self.stage if self._state is not None else None
         self.stage = stage
         step, deployed = setup.plan_step(stage), setup.plan_evaluation(stage)
-        exactly = replace(stage, wiring=stage.lossless) if stage.lossy else stage
-        self._step, self._evaluation = step.traffic, {False: deployed.traffic, True: setup.plan_evaluation(exactly).traffic}
+        self._step, self._evaluation = step.traffic, {False: deployed.traffic, True: setup.plan_evaluation(stage.lossless).traffic}
         self._metered, self._aside = (stage.wiring.metered(footprint.channels) for footprint in (step, deployed))
         self._decision, self._average = setup.plan_decision(stage).traffic, setup.plan_average(stage).traffic
         # Not compiled as one: JAX finds its few kernels again for every rule and seed, and the bits are those of the other fabrics.
@@ -103,7 +101,7 @@ class FusedSession(Session):
         steps = functools.partial(_steps, stage, intake=setup.intake, metered=self._metered, replicas=setup.replicas)
         loop = jax.jit(steps, donate_argnums=0).lower(*args).compile()
         deployed = self._scorer(stage, self._evaluated[1], self._aside)
-        lossless = self._scorer(replace(stage, wiring=stage.lossless), {}, ()) if stage.lossy else deployed
+        lossless = self._scorer(stage.lossless, {}, ()) if stage.lossy else deployed
         return Programs(loop, {False: deployed, True: lossless}, Diagnostics(setup, stage))
 
     def _scorer(self, stage: Stage, memory: Any, metered: tuple[Channel, ...]) -> Callable[..., Any]:

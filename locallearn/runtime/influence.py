@@ -16,10 +16,10 @@ import jax.numpy as jnp
 
 from locallearn.block import Block
 from locallearn.chain import Chain, Fabric, Move, Row
-from locallearn.codec import Spec, exact
-from locallearn.rule import Batch, Rule, init_state, whole_step
-from locallearn.runtime.local import Plan, Planned
-from locallearn.runtime.wiring import Wiring
+from locallearn.codec import Spec
+from locallearn.rule import Batch, Rule, whole_step
+from locallearn.runtime.local import Plan, Planned, planned
+from locallearn.runtime.wiring import lossless
 
 
 class Followed:
@@ -73,15 +73,9 @@ class Study(NamedTuple):
 
 def study(rule: Rule, blocks: Sequence[Block], size: int) -> Study:
     """One step of a rule on these blocks, on shapes alone, with batches of `size` examples."""
-    wiring = Wiring(tuple(range(len(blocks))), rule.messages, {name: exact() for name in rule.messages})
-    plan = Plan(wiring)
-    states = jax.eval_shape(lambda: list(init_state(rule, blocks, 0)))
-    owned = Row(Followed(Planned(state, i)) for i, state in enumerate(states))
-    x = Spec((size, *blocks[0].in_shape), blocks[0].in_dtype)
-    y, key = Spec((size,), jnp.int32), Spec((2,), jnp.uint32)
-    owners = 0, len(blocks) - 1, None, None
-    batch = Batch(*(Followed(Planned(spec, owner, early=True)) for spec, owner in zip((x, y, y, key), owners, strict=True)))
-    after, _ = whole_step(rule, Chain(blocks, Influence(plan)), owned, batch)
+    plan = Plan(lossless(rule.messages, range(len(blocks))))
+    state, batch = planned(rule, blocks, blocks[0].examples(size))
+    after, _ = whole_step(rule, Chain(blocks, Influence(plan)), Row(map(Followed, state)), Batch(*map(Followed, batch)))
     return Study(plan, _locks([[part for part in jax.tree.leaves(state) if isinstance(part, Followed)] for state in after]))
 
 

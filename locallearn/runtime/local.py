@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from locallearn.block import Block
-from locallearn.chain import ABSENT, Fabric, Move
+from locallearn.chain import ABSENT, Fabric, Move, Row
 from locallearn.codec import Codec, Context, Spec, blank, is_silent, nbytes, packet_spec, spec_of
 from locallearn.errors import RuleError
+from locallearn.rule import Batch, Rule, init_shapes
 from locallearn.runtime.endpoint import Endpoint
 from locallearn.runtime.frame import Address, address_of, machines
 from locallearn.runtime.wiring import Wiring
@@ -36,6 +37,14 @@ class Planned:
         if name.startswith("__"):
             raise AttributeError(name)
         return Planned(getattr(self._spec, name), self._owner, self._hops, self._early)
+
+
+def planned(rule: Rule, blocks: Sequence[Block], x: Spec) -> tuple[Row, Batch]:
+    """(states, batch) as a step begins with them. x: a batch of examples, which the bottom has; the top has their labels."""
+    y, key = Spec(x.shape[:1], jnp.int32), Spec((2,), jnp.uint32)
+    held = Batch((x, 0), (y, len(blocks) - 1), (y, None), (key, None))
+    batch = Batch(*(Planned(spec, owner, early=True) for spec, owner in held))
+    return Row(Planned(state, i) for i, state in enumerate(init_shapes(rule, blocks))), batch
 
 
 class Plan(Fabric):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
@@ -14,16 +14,16 @@ import numpy as np
 from locallearn.block import Block
 from locallearn.chain import ABSENT, Chain, Row
 from locallearn.codec import Codec, Spec, exact, spec_of
-from locallearn.data.dataset import batches, trickle
+from locallearn.data.dataset import Split, batches, trickle
 from locallearn.data.intake import PLAIN, Intake
 from locallearn.replicas import ALONE, Replicas
-from locallearn.rule import Batch, Message, Rule, block_keys, init_state, whole_step
+from locallearn.rule import Message, Rule, block_keys, init_shapes, whole_step
 from locallearn.runtime.averaging import Shared, averaged, begin_agreement, of, plan_average, ring_memory
 from locallearn.runtime.intake import seen
-from locallearn.runtime.local import Plan, Planned
+from locallearn.runtime.local import Plan, Planned, planned
 from locallearn.runtime.ring import Deal, Memory, packet_specs
 from locallearn.runtime.stale import Timetable
-from locallearn.runtime.wiring import Wiring, initial_memory
+from locallearn.runtime.wiring import Wiring, initial_memory, lossless
 from locallearn.traffic import Channel, Level, Traffic
 
 EVALUATION_BATCH = 500
@@ -62,23 +62,15 @@ class Stage:
         top = self.wiring.placement[-1]
         return Channel("decision", CONTROL["decision"].kind, top, top, replica, to)
 
-    @property
-    def lossless(self) -> Wiring:
-        """The same wiring with every codec `exact`."""
-        return self.wiring._replace(codecs={name: exact() for name in self.wiring.codecs})
+    @cached_property
+    def lossless(self) -> Stage:
+        """The same with every codec `exact`, if any but that is in use."""
+        return replace(self, wiring=lossless(self.wiring.messages, self.wiring.placement)) if self.lossy else self
 
     @property
     def lossy(self) -> bool:
         """Whether any codec but `exact` is in use across shards."""
         return self.wiring.shards > 1 and any(codec != exact() for codec in self.wiring.codecs.values())
-
-
-class Split(NamedTuple):
-    """The three parts of the data, each with x: [N, *example_shape], as an `Intake` reads it, and y: [N] int32."""
-
-    train: Any
-    validation: Any
-    test: Any
 
 
 class Footprint(NamedTuple):
@@ -177,7 +169,7 @@ class Setup:
         those of one."""
 
         def make() -> Footprint:
-            part = self._plan(stage, stage.wiring, stage.blocks, partial(whole_step, stage.rule), self.batch // self.microbatches)
+            part = self._plan(stage, stage.blocks, partial(whole_step, stage.rule), self.batch // self.microbatches)
             traffic = part.traffic * self.microbatches
             return part._replace(traffic=traffic.copied(self.replicas.count) if self.replicas.count > 1 else traffic)
 
@@ -187,7 +179,7 @@ class Setup:
         """What an average of the replicas sends."""
 
         def make() -> Footprint:
-            state = jax.eval_shape(lambda: init_state(stage.rule, stage.blocks, 0))
+            state = init_shapes(stage.rule, stage.blocks)
             plan = plan_average(self.deal(stage), stage.blocks, stage.wiring, self.replicas, state)
             return Footprint(plan.traffic.at(self.count), {}, plan.hops)
 
@@ -196,8 +188,8 @@ class Setup:
     def plan_evaluation(self, stage: Stage) -> Footprint:
         """What the evaluation of one batch sends."""
         predict = lambda chain, state, batch: stage.rule.predict(chain, state, batch.x)  # noqa: E731
-        size = self.evaluation_batch
-        return self.once("evaluation", stage, lambda: self._plan(stage, stage.wiring, stage.evaluating, predict, size, training=False))
+        plan = partial(self._plan, stage, stage.evaluating, predict, self.evaluation_batch, training=False)
+        return self.once("evaluation", stage, plan)
 
     def plan_decision(self, stage: Stage) -> Footprint:
         """What the decision after an evaluation sends: to each replica's top from the one before it, and down in each."""
@@ -255,15 +247,19 @@ class Setup:
         ]
         return np.concatenate(found)[:, list(stage.wiring.placement)]
 
+    def evaluations(self, stage: Stage, stop: int) -> int:
+        """How many there are in a stage that ends at `stop`: after every `evaluate_every` steps of the run, and at the end."""
+        every = self.evaluate_every
+        return stop // every - stage.start // every + (stop % every > 0)
+
     def planned_bytes(self, step: int) -> int:
         """Bytes of training up to an evaluation: an upper bound where codecs have variable sizes, exact where they have not."""
-        total, every = 0, self.evaluate_every
+        total = 0
         for stage in self.stages:
             stop = min(step, stage.stop)
             if stop > stage.start:
-                decisions = stop // every - stage.start // every + (stop % every > 0)
                 total += (stop - stage.start) * self.plan_step(stage).traffic.bytes
-                total += decisions * self.plan_decision(stage).traffic.bytes
+                total += self.evaluations(stage, stop) * self.plan_decision(stage).traffic.bytes
                 total += self.averages(stage, stop) * self.plan_average(stage).traffic.bytes
         return total
 
@@ -278,15 +274,14 @@ class Setup:
 
     def ring_packets(self, stage: Stage, present: int) -> dict[int, tuple[Spec, ...]]:
         """Shapes of what goes round the rings of so many replicas, by block, of those that take part."""
-        state = jax.eval_shape(lambda: init_state(stage.rule, stage.blocks, 0))
+        state = init_shapes(stage.rule, stage.blocks)
         return {i: packet_specs(self.deal(stage, present), tree) for i, tree in averaged(stage.blocks, state).items()}
 
     def ring_memory(self, stage: Stage, present: int | None = None) -> dict[int, Memory]:
         """What the ends of the replicas' rings remember before the stage, by block, stacked over the replicas; one alone has no ring."""
         if present == 1:
             return {}
-        state = jax.eval_shape(lambda: init_state(stage.rule, stage.blocks, 0))
-        return ring_memory(self.deal(stage, present), stage.blocks, state, self.seed)
+        return ring_memory(self.deal(stage, present), stage.blocks, init_shapes(stage.rule, stage.blocks), self.seed)
 
     def sharing(self, known: dict[Any, Any]) -> Setup:
         """Itself, with what is known of other setups of its structure; what it finds out is added to that."""
@@ -300,13 +295,11 @@ class Setup:
             self.known[key] = make()
         return self.known[key]
 
-    def _plan(
-        self, stage: Stage, wiring: Wiring, blocks: Sequence[Block], choreography: Any, size: int, training: bool = True
-    ) -> Footprint:
-        plan = Plan(wiring, training)
-        state = jax.eval_shape(lambda: init_state(stage.rule, stage.blocks, 0))
-        owned = Row(Planned(value, i) for i, value in enumerate(state))
-        result = choreography(Chain(blocks, plan), owned, self._batch(stage, size))
+    def _plan(self, stage: Stage, blocks: Sequence[Block], choreography: Any, size: int, training: bool = True) -> Footprint:
+        plan = Plan(stage.wiring, training)
+        stored = spec_of(self.split.train.x)
+        x = jax.eval_shape(partial(seen, self.intake), Spec((size, *stored.shape[1:]), stored.dtype))
+        result = choreography(Chain(blocks, plan), *planned(stage.rule, stage.blocks, x))
         top = len(stage.blocks) - 1
         if training:
             state, info = result
@@ -316,13 +309,6 @@ class Setup:
         else:
             plan.require("the scores", result, top)
         return Footprint(plan.traffic.at(self.count), plan.channels, plan.hops, frozenset(plan.early))
-
-    def _batch(self, stage: Stage, size: int) -> Batch:
-        stored = spec_of(self.split.train.x)
-        x = jax.eval_shape(partial(seen, self.intake), Spec((size, *stored.shape[1:]), stored.dtype))
-        y, index, key = Spec((size,), jnp.int32), Spec((size,), jnp.int32), Spec((2,), jnp.uint32)
-        owners = 0, len(stage.blocks) - 1, None, None
-        return Batch(*(Planned(spec, owner, early=True) for spec, owner in zip((x, y, index, key), owners, strict=True)))
 
 
 def begin_shared(setup: Setup, stage: Stage, state: Row, replica: int = 0, present: Sequence[int] = ()) -> Shared:
@@ -336,11 +322,8 @@ def begin_shared(setup: Setup, stage: Stage, state: Row, replica: int = 0, prese
 
 def rehearse(rule: Rule, blocks: Sequence[Block]) -> None:
     """One training step of two examples on shapes alone, in one shard. RuleError where the rule cannot train such blocks."""
-    plan = Plan(Wiring((0,) * len(blocks), rule.messages, {name: exact() for name in rule.messages}))
-    state = jax.eval_shape(lambda: init_state(rule, blocks, 0))
-    x, y = Spec((2, *blocks[0].in_shape), blocks[0].in_dtype), Spec((2,), jnp.int32)
-    batch = Batch(Planned(x, 0), Planned(y, len(blocks) - 1), Planned(y, None), Planned(Spec((2,), jnp.uint32), None))
-    whole_step(rule, Chain(blocks, plan), Row(Planned(value, i) for i, value in enumerate(state)), batch)
+    plan = Plan(lossless(rule.messages, (0,) * len(blocks)))
+    whole_step(rule, Chain(blocks, plan), *planned(rule, blocks, blocks[0].examples(2)))
 
 
 def inherit(new: Any, old: Any) -> Any:

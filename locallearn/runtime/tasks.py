@@ -12,8 +12,9 @@ from typing import Any
 import ray
 from ray import exceptions
 
+from locallearn.cluster import PLAIN, Cluster
 from locallearn.errors import ShardLost
-from locallearn.runtime.placement import PLAIN, Cluster, Share, Unplaced, sit, unplaced
+from locallearn.runtime.placement import Share, Unplaced, sit, unplaced
 
 POLL_SECONDS = 0.2
 RETURNS = 3

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from locallearn.codec import Codec, Spec
+from locallearn.codec import Codec, Spec, exact
 from locallearn.errors import RuleError
 from locallearn.rule import Message
 from locallearn.traffic import Channel
@@ -59,6 +59,11 @@ def cut(blocks: int, cuts: Sequence[int]) -> tuple[int, ...]:
 def choose_codecs(messages: Mapping[str, Message], chosen: Mapping[str, Codec], default: Codec) -> dict[str, Codec]:
     """One codec for each message. Keys of `chosen` are message names or kinds; a name beats its kind."""
     return {name: chosen.get(name, chosen.get(message.kind, default)) for name, message in messages.items()}
+
+
+def lossless(messages: Mapping[str, Message], placement: Sequence[int]) -> Wiring:
+    """The wiring in which every message arrives as it was sent."""
+    return Wiring(tuple(placement), messages, {name: exact() for name in messages})
 
 
 def initial_memory(wiring: Wiring, channels: Mapping[Channel, Spec], seed: int, replica: int = 0) -> dict[Channel, tuple[Any, Any]]:

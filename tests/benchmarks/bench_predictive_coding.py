@@ -18,12 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from locallearn.codec import exact
-from locallearn.data.dataset import Arrays, batches
+from locallearn.data.dataset import Arrays, Split, batches
 from locallearn.models import MLP
 from locallearn.rule import init_state
 from locallearn.rules.predictive_coding import PredictiveCoding
 from locallearn.runtime.fused import FusedSession
-from locallearn.runtime.setup import Setup, Split, Stage
+from locallearn.runtime.setup import Setup, Stage
 from locallearn.runtime.wiring import Wiring, choose_codecs
 from locallearn.train import Optimizer
 from tests.benchmarks.common import in_turns, took

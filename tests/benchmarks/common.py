@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from locallearn.codec import exact
-from locallearn.data.dataset import Arrays
+from locallearn.data.dataset import Arrays, Split
 from locallearn.models import MLP
 from locallearn.rules import RULES
-from locallearn.runtime.setup import Setup, Split, Stage
+from locallearn.runtime.setup import Setup, Stage
 from locallearn.runtime.wiring import Wiring, choose_codecs, deal
 from locallearn.train import Optimizer
 

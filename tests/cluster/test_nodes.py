@@ -10,6 +10,7 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster as Machines
 
+from locallearn.cluster import Cluster
 from locallearn.config.run import resolve
 from locallearn.data.dataset import Dataset
 from locallearn.errors import DataError, ShardLost
@@ -18,7 +19,6 @@ from locallearn.networks import parse_network
 from locallearn.runtime import cluster as crews
 from locallearn.runtime.cluster import Crew
 from locallearn.runtime.framed import EagerSession
-from locallearn.runtime.placement import Cluster
 from locallearn.runtime.training import Finished, Progress, RolledBack, train
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])

@@ -10,13 +10,14 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster as Machines
 
+from locallearn.cluster import Cluster
 from locallearn.config.run import resolve, write_yaml
 from locallearn.data.dataset import Dataset
 from locallearn.errors import ConfigError
 from locallearn.experiment.prepare import Making, prepare
 from locallearn.runtime.cluster import Crew
 from locallearn.runtime.framed import EagerSession
-from locallearn.runtime.placement import Cluster, Node, Place, Seat, Share, Unplaced, Wanted, fits, roomier, shares, told
+from locallearn.runtime.placement import Node, Place, Seat, Share, Unplaced, Wanted, fits, roomier, shares, told
 from locallearn.runtime.training import train
 
 CORES = (3, 5, 6, 7)

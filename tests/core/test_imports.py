@@ -18,7 +18,7 @@ def named(*names):
 
 CORE = named(
     *("chain", "block", "rule", "codec", "traffic", "errors", "fields", "markers", "networks", "convolution"),
-    *("replicas", "search", "words"),
+    *("cluster", "replicas", "search", "words"),
 )
 BELOW = CORE | named("train", "schedule", "data", "models", "rules", "runtime", "network", "config", "experiment")
 MAY = {

@@ -323,7 +323,7 @@ def test_attention_by_hand(text):
 
 def test_a_block_of_tokens_takes_integers(text):
     blocks, params, x = text
-    assert blocks[0].example.dtype == jnp.int32
+    assert blocks[0].examples(1).dtype == jnp.int32
     expected = np.asarray(params[0]["tokens"]["embedding"])[np.asarray(x)] + np.asarray(params[0]["positions"]["embedding"])
     np.testing.assert_array_equal(blocks[0].apply(params[0], x), expected)
 

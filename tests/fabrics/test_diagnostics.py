@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from locallearn.config.run import resolve
-from locallearn.data.dataset import Arrays, batches
+from locallearn.data.dataset import Arrays, Split, batches
 from locallearn.errors import ConfigError
 from locallearn.experiment.api import run
 from locallearn.rule import Rule, descend
@@ -17,7 +17,6 @@ from locallearn.rules.feedback_alignment import FeedbackAlignment
 from locallearn.runtime.diagnostics import angle, ridge_accuracy
 from locallearn.runtime.framed import EagerSession
 from locallearn.runtime.fused import FusedSession
-from locallearn.runtime.setup import Split
 from locallearn.runtime.training import Evaluated, Finished, train
 
 ALL = ("angle", "norms", "probe", "rule")

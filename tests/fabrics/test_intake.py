@@ -10,7 +10,7 @@ import pytest
 
 from locallearn.config.run import resolve
 from locallearn.data.cifar import Cifar10
-from locallearn.data.dataset import Arrays
+from locallearn.data.dataset import Arrays, Split
 from locallearn.data.images import Mnist
 from locallearn.data.intake import Augment, Intake
 from locallearn.errors import ConfigError
@@ -18,7 +18,6 @@ from locallearn.rule import step_keys
 from locallearn.runtime.framed import EagerSession
 from locallearn.runtime.fused import FusedSession, _steps
 from locallearn.runtime.intake import seen, seen_in_training, training_program
-from locallearn.runtime.setup import Split
 from locallearn.runtime.stale import kept
 from locallearn.runtime.training import Finished, Snapshot, train
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import ray
 
+from locallearn.cluster import Cluster
 from locallearn.codec import CODECS, COMBINATORS
 from locallearn.config.run import resolve
 from locallearn.errors import LocallearnError, ShardLost
@@ -20,7 +21,6 @@ from locallearn.rules import RULES
 from locallearn.runtime.cluster import Crew
 from locallearn.runtime.framed import EagerSession
 from locallearn.runtime.mailbox import WINDOW
-from locallearn.runtime.placement import Cluster
 from locallearn.runtime.training import Evaluated, Finished, Progress, Snapshot, train
 
 pytestmark = pytest.mark.ray

@@ -8,7 +8,7 @@ import pytest
 
 from locallearn.chain import Row
 from locallearn.codec import build
-from locallearn.data.dataset import Arrays, batches
+from locallearn.data.dataset import Arrays, Split, batches
 from locallearn.experiment import checkpoint
 from locallearn.replicas import Outer, Replicas
 from locallearn.rule import step_keys
@@ -18,7 +18,6 @@ from locallearn.runtime.framed import EagerSession
 from locallearn.runtime.fused import FusedSession
 from locallearn.runtime.replicated import EagerReplicas
 from locallearn.runtime.ring import AVERAGE, Deal, FusedRing, initial_memory
-from locallearn.runtime.setup import Split
 from locallearn.runtime.wiring import Wiring
 from locallearn.traffic import Channel, Traffic
 from locallearn.train import Optimizer

@@ -8,6 +8,7 @@ import sys
 import pytest
 import ray
 
+from locallearn.cluster import Cluster
 from locallearn.config.run import resolve
 from locallearn.experiment.how import How
 from locallearn.experiment.prepare import prepare
@@ -15,7 +16,6 @@ from locallearn.experiment.run import execute
 from locallearn.experiment.store import Store
 from locallearn.networks import Network
 from locallearn.runtime.cluster import Crew
-from locallearn.runtime.placement import Cluster
 from locallearn.runtime.replicated import EagerReplicas
 from locallearn.runtime.training import Evaluated, Finished, Joined, Progress, RolledBack, Snapshot, Watched, train
 from tests.fabrics.coming_and_going import scheduled

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from locallearn.chain import Chain
-from locallearn.codec import Context, exact
+from locallearn.codec import Context
 from locallearn.models import residual
 from locallearn.models.convnet import Convnet
 from locallearn.models.layers import INITS
 from locallearn.rule import Batch, Rule, init_state, whole_step
 from locallearn.rules import RULES
 from locallearn.runtime.local import Fused
-from locallearn.runtime.wiring import Wiring
+from locallearn.runtime.wiring import lossless
 from locallearn.train import Optimizer
 
 pytestmark = pytest.mark.slow  # some ninety programs, two minutes of compiling
@@ -55,7 +55,7 @@ def one_step(rule: Rule, name: str):
     """(state before, state after, loss, class scores) of one step of a rule with its default settings, in one program."""
     tx = Optimizer("sgd", 0.1).build(1, 0)
     blocks = [replace(block, tx=tx, batch=COUNT) for block in NETWORKS[name]]
-    wiring = Wiring((0,) * len(blocks), rule.messages, {message: exact() for message in rule.messages})
+    wiring = lossless(rule.messages, (0,) * len(blocks))
     x = jnp.asarray(RNG.normal(size=(COUNT, *blocks[0].in_shape)), jnp.float32)
 
     def chain(blocks, training=True):
