@@ -120,7 +120,7 @@ def plan(path: Path, sets: tuple[str, ...], data: str | None, form: str) -> None
       locallearn plan backprop.yaml --set model.shards=4
     """
     from locallearn.commands.inspection import plan_text
-    from locallearn.experiment.environment import use_data
+    from locallearn.data.files import use_data
 
     use_data(data)
     click.echo(plan_text(path, sets, form))
@@ -148,7 +148,7 @@ def run(path: Path, on: str, address: str | None, transport: str, network: str |
       locallearn run backprop.yaml --set train.batch=32
     """
     from locallearn.commands import running
-    from locallearn.experiment.environment import use_data
+    from locallearn.data.files import use_data
 
     use_data(data)
     return running.run(path, how={"on": on, "address": address, "transport": transport, "network": network}, **options)
@@ -189,7 +189,7 @@ def sweep(
       locallearn sweep experiments/quickstart.yaml --jobs 4
       locallearn sweep experiments/quickstart.yaml --address 10.0.0.1:6379
     """
-    from locallearn.experiment.environment import use_data
+    from locallearn.data.files import use_data
 
     use_data(data)
     if dry_run:
@@ -455,7 +455,7 @@ def datasets(data: str | None, form: str) -> None:
       locallearn datasets --data ~/data
     """
     from locallearn.commands import listing
-    from locallearn.experiment.environment import use_data
+    from locallearn.data.files import use_data
 
     use_data(data)
     click.echo(listing.listed(listing.dataset_rows(), form, listing.datasets_text))

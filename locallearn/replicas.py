@@ -26,6 +26,9 @@ from locallearn.markers import Later
 if TYPE_CHECKING:
     import optax
 
+AVERAGE = "average"
+"""The message between replicas, as `codecs` names it; its kind is `weight`."""
+
 
 @dataclass(frozen=True)
 class Outer:

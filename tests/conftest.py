@@ -25,8 +25,9 @@ from hypothesis import settings
 from locallearn.codec import Codec, build, nbytes
 from locallearn.data.dataset import Arrays, Split
 from locallearn.models import MODELS
+from locallearn.replicas import AVERAGE
 from locallearn.rules import RULES
-from locallearn.runtime.ring import AVERAGE, MESSAGES
+from locallearn.runtime.ring import MESSAGES
 from locallearn.runtime.setup import Setup, Stage
 from locallearn.runtime.wiring import Wiring, choose_codecs, deal
 from locallearn.train import Optimizer

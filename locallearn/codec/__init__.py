@@ -17,6 +17,7 @@ axis) unless it says otherwise.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -91,9 +92,7 @@ CODECS: dict[str, Callable[..., Codec]] = {
 }
 """Every codec by its YAML name. One whose first parameter is `inner` wraps the codec that follows it in a list."""
 
-COMBINATORS = frozenset(
-    ("topk", "randomk", "random_projection", "low_rank", "difference", "error_feedback", "every", "reuse", "delayed", "deflate"),
-)
+COMBINATORS = frozenset(name for name, make in CODECS.items() if next(iter(inspect.signature(make).parameters), None) == "inner")
 """The codecs that wrap another."""
 
 CodecSpec = Sequence[tuple[str, tuple[Any, ...]]]

@@ -41,7 +41,7 @@ def float16() -> Codec:
     return _stateless(*_cast(jnp.float16))
 
 
-def float8(form: Literal["e4m3", "e5m2"] = "e4m3", scale: Literal["row", "message", "one"] = "row") -> Codec:
+def float8(form: Literal["e4m3", "e5m2"] = "e4m3", scale: FixedScale = "row") -> Codec:
     """8 bits: e4m3 has 4 bits of precision over 18 binades, e5m2 has 3 over 32; scaled so that the largest value is the format's.
 
     Suits errors and gradients, whose sizes differ within a row, more than activations, for which `int8` is finer. Size: n bytes and 4 for

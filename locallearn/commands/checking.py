@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from locallearn.config.reading import read
 from locallearn.config.run import resolve
-from locallearn.config.sweep import load
+from locallearn.config.sweep import is_sweep, load
 from locallearn.errors import ConfigError
 from locallearn.words import plural
 
@@ -27,7 +27,7 @@ def check_files(paths: Sequence[Path]) -> int:
 
 def _described(path: Path) -> str:
     document = read(path)
-    if isinstance(document.data, Mapping) and {"base", "vary"} & set(document.data):
+    if is_sweep(document.data):
         sweep = load(document)
         if sweep.tune:
             trials = sum(len(study.trials) for study in sweep.studies)

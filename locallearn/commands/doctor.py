@@ -14,7 +14,7 @@ import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from locallearn.words import size
+from locallearn.words import WIDTH, size
 
 NEEDED = ("jax", "flax", "optax", "numpy", "ray", "pyyaml", "pydantic", "click", "rich", "matplotlib")
 
@@ -45,7 +45,7 @@ def doctor_text(runs: Path) -> tuple[str, bool]:
 
 
 def _wrapped(word: str, text: str) -> str:
-    return textwrap.fill(text, 80, initial_indent=f"{word:<9}", subsequent_indent=" " * 9, break_on_hyphens=False)
+    return textwrap.fill(text, WIDTH, initial_indent=f"{word:<9}", subsequent_indent=" " * 9, break_on_hyphens=False)
 
 
 def _python() -> Finding:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -23,9 +22,10 @@ from locallearn.words import WIDTH, decimal, duration, plural, size, span, those
 def plan_text(path: Path, sets: Sequence[str], form: str) -> str:
     """`locallearn plan` for a run's file or a sweep's."""
     from locallearn.config.reading import read
+    from locallearn.config.sweep import is_sweep
 
     document = read(path)
-    if isinstance(document.data, Mapping) and "base" in document.data:
+    if is_sweep(document.data):
         if sets:
             raise LocallearnError("--set changes a run; a sweep is changed in its file")
         return _sweep_plan(document, form, ())
@@ -112,14 +112,14 @@ def _sweep_plan(document: Any, form: str, only: Sequence[str]) -> str:
     """One row for each combination, and the sum over all runs."""
     from locallearn.config.sweep import load, select, select_studies
     from locallearn.experiment.planning import plan
-    from locallearn.experiment.prepare import load_data, prepare
+    from locallearn.experiment.prepare import cached_loader, prepare
     from locallearn.report.tuning import tuning_plan
 
     sweep = load(document)
     if sweep.tune:
         studies = select_studies(sweep.studies, only) if only else sweep.studies
         return tuning_plan(studies, form)
-    remember = functools.lru_cache(maxsize=2)(load_data)
+    remember = cached_loader()
     together: dict[str, list[Any]] = {}
     for run in select(sweep.runs, only) if only else sweep.runs:
         together.setdefault(run.name, []).append(run)

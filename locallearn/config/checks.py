@@ -14,10 +14,10 @@ from typing import Any
 from locallearn.config.catalog import Catalog
 from locallearn.config.document import KeyPath
 from locallearn.config.mistakes import Mistake, hint
-from locallearn.config.replicas import AVERAGED, between_replicas
+from locallearn.config.replicas import between_replicas
 from locallearn.config.schema import hooked
 from locallearn.errors import LocallearnError, RuleError
-from locallearn.replicas import ALONE, Replicas
+from locallearn.replicas import ALONE, AVERAGE, Replicas
 from locallearn.schedule import Schedule
 from locallearn.train import Train
 
@@ -62,10 +62,10 @@ def _codec_keys(codecs: Mapping[str, Any], rules: Sequence[tuple[KeyPath, Any]],
 
     messages = list(dict.fromkeys(name for _, rule in rules for name in getattr(rule, "messages", ())))
     for key in codecs:
-        if key not in ("default", *KINDS, *messages, AVERAGED):
+        if key not in ("default", *KINDS, *messages, AVERAGE):
             name = catalog.name_of(rules[0][1], "rules") or type(rules[0][1]).__name__
             what = f"is neither a kind nor a message that {name} sends"
-            words = list(dict.fromkeys(["default", *messages, *KINDS, AVERAGED]))
+            words = list(dict.fromkeys(["default", *messages, *KINDS, AVERAGE]))
             yield Mistake(("codecs", key), "value", what + hint(key, words, "keys"))
 
 

@@ -8,10 +8,7 @@ from typing import Any
 from locallearn.config.codecs import CodecSpec
 from locallearn.config.document import KeyPath
 from locallearn.config.mistakes import Mistake
-from locallearn.replicas import Replicas
-
-AVERAGED = "average"
-"""The message between replicas, as `codecs` names it; its kind is `weight`."""
+from locallearn.replicas import AVERAGE, Replicas
 
 _UNSUITED = {
     "reuse": "keeps rows about examples",
@@ -35,10 +32,10 @@ def between_replicas(replicas: Replicas, rules: Sequence[tuple[KeyPath, Any]], f
     if replicas.average == "gradients":
         yield from _without_gradients(rules)
     codecs: Mapping[str, CodecSpec] = found["codecs"]
-    key = next(key for key in (AVERAGED, "weight", "default") if key in codecs)
+    key = next(key for key in (AVERAGE, "weight", "default") if key in codecs)
     for name, _ in codecs[key]:
         if name in _UNSUITED:
-            add = "" if key == AVERAGED else f"; choose another for `{AVERAGED}`"
+            add = "" if key == AVERAGE else f"; choose another for `{AVERAGE}`"
             yield Mistake(("codecs", key), "value", f"what replicas average cannot cross with `{name}`, which {_UNSUITED[name]}{add}")
 
 

@@ -100,6 +100,11 @@ class _File:
         return [("seeds", "must be different numbers, at least one")] if wrong else []
 
 
+def is_sweep(data: Any) -> bool:
+    """Whether what a file holds is a sweep, by the keys that no run has."""
+    return isinstance(data, Mapping) and bool({"base", "vary"} & set(data))
+
+
 def load(source: Document | Mapping[str, Any], catalog: Catalog | None = None) -> Sweep:
     """The sweep in a document, or in a dictionary from Python, expanded: combinations in file order, the seeds of each together.
 
@@ -163,7 +168,7 @@ class _Expansion:
                 raise
         if not isinstance(document.data, Mapping):
             self.note(Mistake(("base",), "value", "must be the path of a run's file, or a run"))
-        elif {"base", "vary"} & set(document.data):
+        elif is_sweep(document.data):
             self.note(Mistake(("base",), "value", "is itself a sweep; a base is a run"))
         self.give_up()
         return document

@@ -16,6 +16,12 @@ from locallearn.errors import DataError
 VARIABLE = "LOCALLEARN_DATA"
 
 
+def use_data(folder: str | None) -> None:
+    """Look for published data sets there, in this process and in those that it starts."""
+    if folder:
+        os.environ[VARIABLE] = folder
+
+
 def home(name: str, folder: str | None = None) -> Path:
     """Where the files of data set `name` belong, and where a download puts them.
 

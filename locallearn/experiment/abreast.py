@@ -12,11 +12,10 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from locallearn.config.run import Config
+from locallearn.experiment.parallel import PATIENCE
 from locallearn.experiment.prepare import network
 from locallearn.runtime.placement import Wanted, fits, nodes
 
-PATIENCE = 0.2
-"""Seconds between looks at whether to stop."""
 LOOK_SECONDS = 2.0
 """Between looks at what nodes there are: they come and go."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -15,8 +16,9 @@ from locallearn.config.run import Config
 from locallearn.data.dataset import Arrays, Dataset, Split, split
 from locallearn.data.intake import Intake
 from locallearn.errors import ConfigError, DataError, Problem, RuleError
+from locallearn.replicas import AVERAGE
 from locallearn.rule import Rule
-from locallearn.runtime.ring import AVERAGE, MESSAGES
+from locallearn.runtime.ring import MESSAGES
 from locallearn.runtime.setup import Setup, Stage
 from locallearn.runtime.stale import Timetable
 from locallearn.runtime.wiring import Wiring, choose_codecs
@@ -27,6 +29,11 @@ from locallearn.words import size
 def load_data(source: Any) -> Dataset:
     """The data set that a configuration names; one that is in memory already as it is."""
     return source.load() if hasattr(source, "load") else source
+
+
+def cached_loader() -> Callable[[Any], Dataset]:
+    """Reads data, and remembers the last."""
+    return functools.lru_cache(maxsize=2)(load_data)
 
 
 class Found(NamedTuple):

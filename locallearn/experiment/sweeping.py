@@ -19,12 +19,11 @@ from locallearn.experiment.files import NoRoom, finite, make_folder, write_whole
 from locallearn.experiment.how import How, silent
 from locallearn.experiment.lock import Held
 from locallearn.experiment.parallel import kept, spread
-from locallearn.experiment.prepare import load_data
+from locallearn.experiment.prepare import cached_loader, load_data
 from locallearn.experiment.provenance import commit, relative
 from locallearn.experiment.result import Result, load
 from locallearn.experiment.run import FailedBefore, Interrupted, execute, seed_name
 from locallearn.experiment.store import FAILED, FINISHED, RUNNING, Store
-from locallearn.experiment.training import cached_loader
 from locallearn.runtime.placement import Unplaced, Wanted
 
 ALIKE = 3

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any
 
 from locallearn.config.combination import Tuned
 from locallearn.config.run import Config
 from locallearn.experiment.how import How, Shared
 from locallearn.experiment.parallel import kept
-from locallearn.experiment.prepare import Making, load_data, prepare
+from locallearn.experiment.prepare import Making, cached_loader, prepare
 from locallearn.networks import parse_network
 from locallearn.runtime.framed import EagerSession
 from locallearn.runtime.fused import FusedSession
@@ -54,11 +52,6 @@ class Alone:
         """In the task."""
         how = How(self.on, load=kept(cached_loader), shared=kept(dict), tuned=self.tuned)
         return session_for(self.config, how, prepared(self.config, how))
-
-
-def cached_loader() -> Callable[[Any], Any]:
-    """Reads data, and remembers the last."""
-    return functools.lru_cache(maxsize=2)(load_data)
 
 
 def training(config: Config, how: How, setup: Setup, resume: Snapshot | None, stored: bool) -> Generator[Event | Placed, None, None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import statistics
 from collections.abc import Iterable, Sequence
@@ -34,9 +33,9 @@ def tuning_plan(studies: Sequence[Study], form: str) -> str:
 
 def _planned(studies: Sequence[Study]) -> list[dict[str, Any]]:
     from locallearn.experiment.planning import plan
-    from locallearn.experiment.prepare import load_data, prepare
+    from locallearn.experiment.prepare import cached_loader, prepare
 
-    remember = functools.lru_cache(maxsize=2)(load_data)
+    remember = cached_loader()
     known: dict[str, int] = {}
 
     def sent(config: Config) -> int:

@@ -31,11 +31,11 @@ from locallearn.block import Block
 from locallearn.chain import Fabric, Move, Row
 from locallearn.codec import Codec, Context, Packet, Spec, exact, nbytes, packet_spec
 from locallearn.errors import RuleError
+from locallearn.replicas import AVERAGE
 from locallearn.rule import Message
 from locallearn.runtime.wiring import Wiring
 from locallearn.traffic import Channel, Traffic
 
-AVERAGE = "average"
 MESSAGES = {AVERAGE: Message("weight", "ring", "what the replicas of a block average, segment by segment")}
 
 CONTEXT = Context(np.zeros(0, np.int32))

@@ -18,8 +18,8 @@ from locallearn.config.run import resolve, slug
 from locallearn.errors import ConfigError, Problem
 from locallearn.experiment.how import How, runnable
 from locallearn.experiment.run import run_name
+from locallearn.words import WIDTH
 
-WIDTH = 80
 DIGITS = 8
 
 
@@ -68,7 +68,7 @@ def job_of(
     How(**how)
     document = read(path)
     file = _inside(path, working_dir)
-    if isinstance(document.data, Mapping) and {"base", "vary"} & set(document.data):
+    if sweeps.is_sweep(document.data):
         if sets:
             raise ConfigError([Problem("--set", "changes a run; a sweep is changed in its file, or narrowed with --only")])
         base = document.data.get("base")
@@ -91,10 +91,7 @@ def job_of(
     for option, values in (("--set", sets), ("--only", only)):
         words += [word for value in values for word in (option, value)]
     if how["on"] != "ray" or command == "sweep":
-        words += [
-            "--address",
-            "auto",
-        ]  # on all nodes, as many runs at a time as fit; without it one by one, or where the driver is
+        words += ["--address", "auto"]  # on all nodes, as many runs at a time as fit; without it one by one, or where the driver is
     if how["on"] == "ray":
         words += ["--transport", how["transport"]] if how["transport"] != "socket" else []
         words += ["--network", how["network"]] if how["network"] else []

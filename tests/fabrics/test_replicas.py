@@ -10,14 +10,14 @@ from locallearn.chain import Row
 from locallearn.codec import build
 from locallearn.data.dataset import Arrays, Split, batches
 from locallearn.experiment import checkpoint
-from locallearn.replicas import Outer, Replicas
+from locallearn.replicas import AVERAGE, Outer, Replicas
 from locallearn.rule import step_keys
 from locallearn.rules import RULES
 from locallearn.runtime.averaging import begin_agreement, settle
 from locallearn.runtime.framed import EagerSession
 from locallearn.runtime.fused import FusedSession
 from locallearn.runtime.replicated import EagerReplicas
-from locallearn.runtime.ring import AVERAGE, Deal, FusedRing, initial_memory
+from locallearn.runtime.ring import Deal, FusedRing, initial_memory
 from locallearn.runtime.wiring import Wiring
 from locallearn.traffic import Channel, Traffic
 from locallearn.train import Optimizer
