@@ -6,6 +6,7 @@ import importlib.metadata
 import ipaddress
 import os
 import platform
+import re
 import shutil
 import socket
 import tempfile
@@ -15,8 +16,6 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from locallearn.words import WIDTH, size
-
-NEEDED = ("jax", "flax", "optax", "numpy", "ray", "pyyaml", "pydantic", "click", "rich", "matplotlib")
 
 Finding = tuple[bool, str]
 
@@ -54,12 +53,21 @@ def _python() -> Finding:
 
 def _packages() -> Finding:
     found, missing = [], []
-    for name in NEEDED:
+    for name in ("locallearn", *_needed()):
         try:
             found.append(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
             missing.append(name)
     return (False, f"not installed: {', '.join(missing)}; run pip install locallearn") if missing else (True, ", ".join(found))
+
+
+def _needed() -> list[str]:
+    """The packages that this one depends on; none are known where it was not installed."""
+    try:
+        wanted = importlib.metadata.requires("locallearn") or ()
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    return [re.split(r"[^\w.-]", line)[0] for line in wanted if "extra ==" not in line]
 
 
 def _devices() -> Finding:

@@ -31,7 +31,6 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from locallearn.block import Block, State
 from locallearn.chain import Chain, Row
@@ -73,6 +72,8 @@ def noisy_loss(block: Block, weights: Any, params: Any, x: jax.Array, h: jax.Arr
 
 def match(block: Block, state: State, x: jax.Array, h: jax.Array, key: jax.Array, *, iterations: int, rate: float, noise: float) -> Any:
     """W̃_l after this batch. x: [batch, *in_shape], h: [batch, *out_shape]."""
+    import optax
+
     if block.bottom:
         return state.memory
     own = jax.random.fold_in(key, block.index)
@@ -147,6 +148,8 @@ class LocalDifferenceReconstruction(Rule):
 
     def init(self, block: Block, key: jax.Array) -> State:
         """memory: W̃_l; the bottom block needs none."""
+        import optax
+
         if block.bottom:
             return super().init(block, key)
         weights = feedback_weights(block, key)

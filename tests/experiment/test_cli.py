@@ -302,7 +302,7 @@ def test_doctor(folder, capsys, monkeypatch):
     assert code_of(["doctor"]) == 0
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
-    monkeypatch.setattr(doctor, "NEEDED", ("click", "no-such-package"))
+    monkeypatch.setattr(doctor, "_needed", lambda: ["click", "no-such-package"])
     assert code_of(["doctor"]) == 1
     shown = capsys.readouterr().out
     assert "PROBLEM  not installed: no-such-package" in shown
