@@ -8,17 +8,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-import yaml
-
 from locallearn.commands.waits import waits_below
 from locallearn.errors import LocallearnError
-from locallearn.experiment.store import FAILED, FINISHED, INTERRUPTED, NEW, RUNNING, Store, run_directories
+from locallearn.experiment.files import parse_yaml
+from locallearn.experiment.store import DIVERGED, FAILED, FINISHED, INTERRUPTED, NEW, RUNNING, Store, run_directories
 from locallearn.report.tabular import short, shown
 from locallearn.words import WIDTH, decimal, duration, plural, size
 
 LOOK_SECONDS = 1.0
 """Between looks at a folder that is watched."""
-DIVERGED = "diverged"
 OVER = (FINISHED, FAILED, DIVERGED)
 ORDER = (RUNNING, FAILED, INTERRUPTED, DIVERGED, FINISHED, NEW)
 """In which they are counted, and shown where there is no room for all."""
@@ -63,7 +61,7 @@ class Status:
         for path in (path for path in paths if path.exists()):
             written = path.stat().st_mtime
             if self._read.get(path.parent, (None,))[0] != written:
-                self._read[path.parent] = written, yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
+                self._read[path.parent] = written, parse_yaml(path.read_text()) or {}
         return {folder: plan for folder, (_, plan) in self._read.items()}
 
     def _planned(self) -> Iterator[tuple[Path, str]]:

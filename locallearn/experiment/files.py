@@ -83,6 +83,13 @@ def read_json(path: Path) -> Any:
         raise StoreError(f"{path}: cannot be read: {error}") from error
 
 
+def parse_yaml(text: str) -> Any:
+    """Plain data, by the parser in C where there is one."""
+    import yaml
+
+    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
 def finite(value: Any) -> Any:
     """The value with null for numbers that JSON does not know (NaN and infinity)."""
     if isinstance(value, dict):

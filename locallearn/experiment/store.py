@@ -22,11 +22,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from locallearn.experiment.files import StoreError, make_folder, read_json, unusable, unwritable, write_json, write_whole
+from locallearn.experiment.files import StoreError, make_folder, parse_yaml, read_json, unusable, unwritable, write_json, write_whole
 from locallearn.experiment.lock import holder_of
 from locallearn.traffic import Traffic
 
 FINISHED, FAILED, RUNNING, INTERRUPTED, NEW = "finished", "failed", "running", "interrupted", "new"
+DIVERGED = "diverged"
+"""Why a run is finished whose loss was not finite any more."""
 SUFFIX = {"local": "", "eager": "@eager", "ray": "@ray"}
 FABRICS = {"local": "fused", "eager": "eager", "ray": "ray"}
 ROOM = 64 * 2**10
@@ -98,7 +100,7 @@ class Store:
         import yaml
 
         try:
-            return yaml.load(self.path("config.yaml").read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+            return parse_yaml(self.path("config.yaml").read_text())
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, yaml.YAMLError) as error:

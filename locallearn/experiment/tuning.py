@@ -16,7 +16,7 @@ from locallearn.config.sweep import Run, Sweep
 from locallearn.config.tuning import BYTES, Study
 from locallearn.experiment.record import first_reaching
 from locallearn.experiment.run import Interrupted
-from locallearn.experiment.store import FAILED, FINISHED, RUNNING, Store
+from locallearn.experiment.store import DIVERGED, FAILED, FINISHED, RUNNING, Store
 from locallearn.experiment.sweeping import Course
 
 LOOK_SECONDS = 1.0
@@ -62,7 +62,7 @@ def choose(study: Study, directory: Callable[[Run], Path], sweep: Sweep) -> Chos
 def _figures(store: Store, sweep: Sweep) -> dict[str, Any] | None:
     """How a trial ended; None if it failed or diverged."""
     ending, records = store.read("result.json"), store.records()
-    if not records or ending.get("reason") in (None, "diverged"):
+    if not records or ending.get("reason") in (None, DIVERGED):
         return None
     found = {name: records[-1][name] for name in ("validation_accuracy", "validation_accuracy_lossless", "bytes")}
     if sweep.target:

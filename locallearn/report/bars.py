@@ -10,7 +10,7 @@ from locallearn.report.figure import DASHED
 from locallearn.report.ink import COLORS, GREY, INK, STYLE, settle, sheet, shorter
 from locallearn.report.material import Material
 from locallearn.report.summary import Group, foremost
-from locallearn.report.table import DIAGNOSTIC
+from locallearn.report.table import diagnostics_of
 from locallearn.rule import KINDS
 from locallearn.traffic import ASIDE
 from locallearn.words import size
@@ -54,7 +54,7 @@ def _bars(axes: Any, rows: Sequence[tuple[Group, Mapping[str, float]]], colors: 
             axes.barh(line, amount / total, left=left, height=0.66, color=colors[kind], linewidth=0)
             left += amount / total
         axes.text(1.02, line, size(total), va="center", fontsize=8, color=INK)
-    axes.set_yticks(range(len(rows)), [shorter(group.name.replace("_", " "), 30) for group, _ in rows], fontsize=8)
+    axes.set_yticks(range(len(rows)), [shorter(group.words, 30) for group, _ in rows], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.22)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25%", "50%", "75%", "100%"])
@@ -66,33 +66,24 @@ def _bars(axes: Any, rows: Sequence[tuple[Group, Mapping[str, float]]], colors: 
 
 def traffic_rows(material: Material) -> list[dict[str, Any]]:
     """Bytes a step by kind, of every group."""
-    return [
-        {
-            "task": g.panel,
-            "rule": g.rule,
-            "variant": g.variant,
-            "codecs": g.codecs,
-            "bytes_per_step": g.bytes_per_step,
-            **by_kind(material, g),
-        }
-        for groups in material.panels.values()
-        for g in groups
-    ]
+    return [{**g.facts, "bytes_per_step": g.bytes_per_step, **by_kind(material, g)} for groups in material.panels.values() for g in groups]
 
 
 def diagnosed(material: Material, panel: str) -> list[tuple[Group, dict[str, dict[int, float]]]]:
     """The last diagnostics of groups that have some, means over seeds: by name, then by block."""
     found = []
     for group in foremost(material.panels[panel], LINES):
-        values: dict[str, dict[int, list[float]]] = {}
-        for end in (material.courses[run][-1] for run in group.runs if run in material.courses):
-            for key, value in end.items():
-                if key.startswith(DIAGNOSTIC) and isinstance(value, int | float):
-                    name, _, block = key.removeprefix(DIAGNOSTIC).rpartition("_")
-                    values.setdefault(name, {}).setdefault(int(block), []).append(value)
-        if values:
-            found.append((group, {name: {k: statistics.fmean(v) for k, v in sorted(row.items())} for name, row in values.items()}))
+        ends = diagnostics_of(material.courses[run][-1] for run in group.runs if run in material.courses)
+        told = {name: means for name, row in ends.items() if (means := _means(row))}
+        if told:
+            found.append((group, told))
     return found
+
+
+def _means(row: Mapping[int, Sequence[Any]]) -> dict[int, float]:
+    """Of each block's values, where it has some."""
+    known = {block: [value for value in row[block] if value is not None] for block in sorted(row)}
+    return {block: statistics.fmean(values) for block, values in known.items() if values}
 
 
 def depth(material: Material, panel: str) -> Any:
@@ -116,7 +107,7 @@ def depth(material: Material, panel: str) -> Any:
             own.xaxis.set_major_locator(MaxNLocator(integer=True))
             own.set_xlabel("block, from the bottom")
             own.tick_params(colors=GREY)
-        labels = [(shorter(g.name.replace("_", " "), 28), material.colors[g.rule]) for g, _ in found]
+        labels = [(shorter(g.words, 28), material.colors[g.rule]) for g, _ in found]
         handles = [Line2D([], [], color=color, marker="o", markersize=4, label=label) for label, color in labels]
         figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8, labelcolor=INK)
         settle(figure)
@@ -126,15 +117,7 @@ def depth(material: Material, panel: str) -> Any:
 def depth_rows(material: Material) -> list[dict[str, Any]]:
     """What the figures of depth show."""
     return [
-        {
-            "task": panel,
-            "rule": group.rule,
-            "variant": group.variant,
-            "codecs": group.codecs,
-            "diagnostic": name,
-            "block": block,
-            "mean": mean,
-        }
+        {**group.facts, "diagnostic": name, "block": block, "mean": mean}
         for panel in material.panels
         for group, told in diagnosed(material, panel)
         for name, row in told.items()

@@ -99,7 +99,7 @@ def _names(axes: Any, material: Material, found: Lines, against: str, target: fl
         line = _xy(points, against)
         taken += boxes_of_line(axes, line)
         if line:
-            labels.append(Label(shorter(group.name.replace("_", " ")), material.colors[group.rule], line[::-1][:4]))
+            labels.append(Label(shorter(group.words), material.colors[group.rule], line[::-1][:4]))
     place(axes, labels, taken)
 
 

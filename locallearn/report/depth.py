@@ -6,7 +6,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from locallearn.report.table import DIAGNOSTIC, Row, combination_of, is_trial, last_rows
+from locallearn.experiment.store import FINISHED
+from locallearn.report.table import DIAGNOSTIC, Row, combination_of, diagnostics_of, is_trial, last_rows
 from locallearn.report.tabular import aligned
 
 
@@ -29,20 +30,16 @@ def endings(rows: Sequence[Row]) -> str:
     """For each combination of a sweep the mean over its runs' last diagnostics, from the rows of a table; empty without any."""
     together: dict[str, list[Row]] = {}
     for row in last_rows(rows):
-        if row["state"] == "finished" and not is_trial(row) and any(key.startswith(DIAGNOSTIC) for key in row):
+        if row["state"] == FINISHED and not is_trial(row) and any(key.startswith(DIAGNOSTIC) for key in row):
             together.setdefault(combination_of(row), []).append(row)
     return "\n\n".join(_ending(name, runs) for name, runs in together.items())
 
 
 def _ending(name: str, runs: Sequence[Row]) -> str:
-    means: dict[str, dict[int, str]] = {}
-    for key in (key for key in runs[0] if key.startswith(DIAGNOSTIC)):
-        what, _, block = key.removeprefix(DIAGNOSTIC).rpartition("_")
-        values = [run.get(key) for run in runs]
-        means.setdefault(what, {})[int(block)] = _mean(values)
-    blocks = sorted({block for row in means.values() for block in row})
-    table = [["block", *means], *([str(block), *(row.get(block, "-") for row in means.values())] for block in blocks)]
-    return f"{name}, by depth at the end\n{aligned(table, range(1, len(means) + 1))}"
+    found = diagnostics_of(runs)
+    blocks = sorted({block for row in found.values() for block in row})
+    table = [["block", *found], *([str(block), *(_mean(row.get(block, [None])) for row in found.values())] for block in blocks)]
+    return f"{name}, by depth at the end\n{aligned(table, range(1, len(found) + 1))}"
 
 
 def _mean(values: Sequence[Any]) -> str:

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from locallearn.experiment.store import FAILED, Store
+from locallearn.experiment.store import DIVERGED, FAILED, Store
 from locallearn.report.ink import Palette, colors_of, markers_of
 from locallearn.report.spread import Estimate, estimate
 from locallearn.report.summary import Group, groups_of, reference
@@ -126,7 +126,7 @@ class Material:
     @cached_property
     def diverged(self) -> list[Row]:
         """The runs whose loss was not finite any more."""
-        return [row for row in self.last if row.get("reason") == "diverged"]
+        return [row for row in self.last if row.get("reason") == DIVERGED]
 
     @cached_property
     def sweep_of(self) -> dict[str, str]:

@@ -12,7 +12,7 @@ from locallearn.report.drawings import Drawings
 from locallearn.report.ink import save
 from locallearn.report.material import Material
 from locallearn.report.networktimes import WIDE, network_times, time_rows
-from locallearn.report.table import Row, to_csv
+from locallearn.report.table import Row, write_csv
 from locallearn.report.targets import target_of
 from locallearn.report.tensorboard import write_events
 from locallearn.report.web.page import page
@@ -32,8 +32,7 @@ def write_report(
     folder, name = (out.parent, out.name) if out.suffix == ".html" else (out, PAGE)
     material = Material(root, rows)
     make_folder(folder)
-    table = to_csv(rows).encode()
-    write_whole(folder / "results.csv", lambda file: file.write(table))
+    table = write_csv(folder / "results.csv", rows)
     wanted = {panel: target_of(material, panel) for panel in material.panels}
     levels = {panel: target.accuracy for panel, target in wanted.items() if target}
     times, drawings = network_times(material, levels), Drawings(material, levels, network)
@@ -65,5 +64,4 @@ def write_figures(drawings: Drawings, folder: Path) -> Iterator[Path]:
 
 def write_table(path: Path, rows: Sequence[Row]) -> None:
     """Rows with their own columns and no others."""
-    data = to_csv(rows, list(dict.fromkeys(key for row in rows for key in row))).encode()
-    write_whole(path, lambda file: file.write(data))
+    write_csv(path, rows, list(dict.fromkeys(key for row in rows for key in row)))

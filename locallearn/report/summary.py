@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from locallearn.experiment.store import DIVERGED, FINISHED
 from locallearn.report.spread import Estimate, estimate
-from locallearn.report.table import COLUMNS, DIAGNOSTIC, Row, combination_of, is_trial, last_rows
-from locallearn.words import duration, size
+from locallearn.report.table import COLUMNS, DIAGNOSTIC, Row, combination_of, is_trial, last_rows, task_of
+from locallearn.words import WIDTH, duration, size
 
 SLACK = 0.002
 """Of accuracy: so much a reference may lose by its cheaper settings."""
@@ -68,6 +69,17 @@ class Group:
         """The rule, its variant, and the codecs unless the variant tells them."""
         return self.label if self.told or self.codecs == "exact" else f"{self.label} {self.codecs}"
 
+    @property
+    def words(self) -> str:
+        """The name as people write it."""
+        return self.name.replace("_", " ")
+
+    @property
+    def missing(self) -> str:
+        """What a reader must know of the runs behind a mean: `1 failed, 2 diverged`."""
+        counts = {state: self.unfinished.count(state) for state in self.unfinished} | {DIVERGED: self.diverged}
+        return ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+
 
 def groups_of(rows: Sequence[Row]) -> list[Group]:
     """All combinations in the order of the rows, without trials of tuning; one without a finished run has no accuracies."""
@@ -112,10 +124,10 @@ def _labelled(rows: Sequence[Row], telling: Sequence[str]) -> bool:
 
 
 def _group(runs: Sequence[Row], telling: Sequence[str], told: bool) -> Group:
-    first, done = runs[0], [row for row in runs if row["state"] == "finished"]
+    first, done = runs[0], [row for row in runs if row["state"] == FINISHED]
     tested = [row for row in done if row.get("test_accuracy") is not None]
     return Group(
-        panel=str(first.get("task") or first["data"]),
+        panel=task_of(first),
         rule=str(first["rule"]),
         codecs=str(first["codecs"]),
         variant=_variant(first, telling),
@@ -123,8 +135,8 @@ def _group(runs: Sequence[Row], telling: Sequence[str], told: bool) -> Group:
         bytes=statistics.median(row["bytes"] for row in tested) if tested else 0.0,
         bytes_per_step=statistics.median(row["bytes"] / row["step"] for row in tested) if tested else 0.0,
         seconds=statistics.median(row["seconds"] for row in tested) if tested else 0.0,
-        diverged=sum(row.get("reason") == "diverged" for row in done),
-        unfinished=tuple(row["state"] for row in runs if row["state"] != "finished"),
+        diverged=sum(row.get("reason") == DIVERGED for row in done),
+        unfinished=tuple(row["state"] for row in runs if row["state"] != FINISHED),
         runs=tuple(str(row["run"]) for row in tested),
         seeds=tuple((int(row.get("study") or 0), int(row["seed"] or 0)) for row in tested),
         first=str(first["run"]),
@@ -171,19 +183,19 @@ def foremost(groups: Sequence[Group], limit: int) -> list[Group]:
     return [group for group in tested if id(group) in kept]
 
 
-def summary(rows: Sequence[Row], width: int = 80) -> str:
+def summary(rows: Sequence[Row]) -> str:
     """A table for each panel: accuracy (mean and standard deviation over seeds), bytes, ratio to backprop's bytes, time."""
     groups = groups_of(rows)
     lines: list[str] = []
     for panel in dict.fromkeys(group.panel for group in groups):
         inside = [group for group in groups if group.panel == panel]
-        lines += ["", _line((panel, "test", "bytes", "a step", "/backprop", "time"), width)]
-        lines += [_line(_cells(group, reference(groups, panel)), width) for group in inside]
+        lines += ["", _line((panel, "test", "bytes", "a step", "/backprop", "time"))]
+        lines += [_line(_cells(group, reference(groups, panel))) for group in inside]
     return "\n".join(lines[1:])
 
 
 def _cells(group: Group, against: Group | None) -> tuple[str, ...]:
-    name = " ".join([group.name, *_missing(group)])
+    name = f"{group.name} ({group.missing})" if group.missing else group.name
     if not group.accuracies:
         return (name, "-", "-", "-", "-", "-")
     spread = f" ±{statistics.stdev(group.accuracies):.3f}" if len(group.accuracies) > 1 else ""
@@ -192,14 +204,8 @@ def _cells(group: Group, against: Group | None) -> tuple[str, ...]:
     return (name, mean, size(group.bytes), size(group.bytes_per_step), ratio, duration(group.seconds))
 
 
-def _missing(group: Group) -> list[str]:
-    """What a reader must know of the runs behind a mean."""
-    counts = [f"{group.unfinished.count(state)} {state}" for state in dict.fromkeys(group.unfinished)]
-    return [f"({', '.join([*counts, *([f'{group.diverged} diverged'] if group.diverged else [])])})"] if counts or group.diverged else []
-
-
-def _line(cells: Sequence[str], width: int) -> str:
+def _line(cells: Sequence[str]) -> str:
     """The first column takes what the others leave; a name that needs more has a line of its own."""
     rest = f"{cells[1]:>13}{cells[2]:>10}{cells[3]:>10}{cells[4]:>10}{cells[5]:>12}"
-    room = width - len(rest)
+    room = WIDTH - len(rest)
     return f"{cells[0]:<{room}}{rest}" if len(cells[0]) <= room else f"{cells[0]}\n{'':<{room}}{rest}"

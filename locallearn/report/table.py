@@ -119,10 +119,26 @@ def to_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = No
     return text.getvalue()
 
 
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """results.csv, whole or not at all."""
-    content = to_csv(rows).encode()
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> bytes:
+    """What is written, whole or not at all."""
+    content = to_csv(rows, columns).encode()
     write_whole(path, lambda file: file.write(content))
+    return content
+
+
+def task_of(row: Mapping[str, Any]) -> str:
+    """The label of a sweep's task, or the data set."""
+    return str(row.get("task") or row["data"])
+
+
+def diagnostics_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[int, list[Any]]]:
+    """What the columns of diagnostics hold in these rows: by name, then by block."""
+    found: dict[str, dict[int, list[Any]]] = {}
+    for row in rows:
+        for key in (key for key in row if key.startswith(DIAGNOSTIC)):
+            name, _, block = key.removeprefix(DIAGNOSTIC).rpartition("_")
+            found.setdefault(name, {}).setdefault(int(block), []).append(row[key])
+    return found
 
 
 def is_trial(row: Mapping[str, Any]) -> bool:

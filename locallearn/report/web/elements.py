@@ -87,4 +87,4 @@ def named(material: Material, group: Group) -> Html:
     """A group in the colour that it has in figures, with a word beside what is a baseline."""
     dot = tag("i", class_="dot", style=f"background: {swatch(material.colors[group.rule])}")
     mark = [Html(" "), tag("small", "baseline", class_="tag")] if material.baseline(group.rule) else []
-    return together([dot, group.name.replace("_", " "), *mark])
+    return together([dot, group.words, *mark])

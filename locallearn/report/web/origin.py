@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from locallearn.experiment.store import FINISHED, Store
+from locallearn.experiment.store import DIVERGED, FAILED, FINISHED, Store
 from locallearn.report.material import Material, family
 from locallearn.report.tabular import cell, flattened
 from locallearn.report.web.elements import Html, bullets, code, details, folded, named, section, table, tag, together
@@ -56,10 +56,10 @@ def failures(material: Material) -> Html:
     for number, (run, told) in enumerate(material.failures.items()):
         reason = f"{told.get('type', 'an error')}: {told.get('message', 'without a word')}"
         trace = [details("traceback", code(str(told["traceback"])))] if told.get("traceback") and number < TRACEBACKS else []
-        rows.append([run, "failed", f"step {told.get('step', 0)}", together([reason, *trace])])
+        rows.append([run, FAILED, f"step {told.get('step', 0)}", together([reason, *trace])])
     for row in material.diverged:
-        rows.append([str(row["run"]), "diverged", f"step {row.get('step', 0)}", "The loss was not finite any more; counts as a miss."])
-    open_ = Counter(str(row["state"]) for row in material.last if row["state"] not in (FINISHED, "failed"))
+        rows.append([str(row["run"]), DIVERGED, f"step {row.get('step', 0)}", "The loss was not finite any more; counts as a miss."])
+    open_ = Counter(str(row["state"]) for row in material.last if row["state"] not in (FINISHED, FAILED))
     rest = [tag("p", f"Not over: {', '.join(f'{count} {state}' for state, count in open_.items())}.")] if open_ else []
     if not rows and not rest:
         return section("failures", "Failures", tag("p", "No run failed or diverged."))

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from locallearn.experiment.provenance import commit, now
-from locallearn.experiment.store import FAILED, FINISHED
+from locallearn.experiment.store import DIVERGED, FAILED, FINISHED
 from locallearn.report.drawings import BY_BYTES, BY_EXAMPLES, BY_SECONDS, DEPTH, FRONTIER, TRAFFIC, Drawings, depth_file
 from locallearn.report.ink import css_colors, inline
 from locallearn.report.material import Material
@@ -63,8 +63,8 @@ def _style() -> str:
 
 def _header(material: Material, title: str, csv: bytes, command: str) -> Html:
     states = Counter(str(row["state"]) for row in material.last)
-    tiles: dict[str, object] = {"runs": states.total(), "finished": states[FINISHED], "failed": states[FAILED]}
-    tiles["diverged"] = len(material.diverged)
+    tiles: dict[str, object] = {"runs": states.total(), FINISHED: states[FINISHED], FAILED: states[FAILED]}
+    tiles[DIVERGED] = len(material.diverged)
     tiles |= {state: count for state, count in states.items() if state not in (FINISHED, FAILED)}
     tiles["bytes, all runs"] = size(sum(row.get("bytes") or 0 for row in material.last))
     boxes = [tag("div", tag("dt", name), tag("dd", value)) for name, value in tiles.items()]

@@ -69,7 +69,7 @@ def _findings(material: Material, panel: str) -> list[object]:
     held = [group for group in pareto(groups) if material.baseline(group.rule)]
     front = pareto(groups)
     if held:
-        names = [f"{group.name.replace('_', ' ')} from {size(group.bytes)} up" for group in held]
+        names = [f"{group.words} from {size(group.bytes)} up" for group in held]
         told.append(f"Baselines on the Pareto front: {', '.join(names)} ({len(held)} of {len(front)} steps).")
     else:
         told.append("No baseline is on the Pareto front.")
@@ -109,9 +109,7 @@ def results(material: Material, panel: str) -> Html:
 
 
 def _missing(group: Group) -> Html:
-    counts = [f"{group.unfinished.count(state)} {state}" for state in dict.fromkeys(group.unfinished)]
-    words = [*counts, *([f"{group.diverged} diverged"] if group.diverged else [])]
-    return tag("small", f" {', '.join(words)}", class_="warn") if words else Html("")
+    return tag("small", f" {group.missing}", class_="warn") if group.missing else Html("")
 
 
 def targets(material: Material, wanted: Mapping[str, Target | None]) -> Html:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from locallearn.report.material import Material
+from locallearn.report.table import task_of
 from locallearn.report.tabular import cell
 from locallearn.report.targets import target_of
 from locallearn.report.tuning import Searched, median_to_target, searched
@@ -15,8 +16,8 @@ from locallearn.words import decimal, number, size
 def tuning(material: Material) -> Html:
     """A row for each tuned combination; empty if nothing was tuned."""
     parts: list[object] = []
-    for panel in dict.fromkeys(str(row.get("task") or row["data"]) for row in material.rows if row.get("study") is not None):
-        rows = [row for row in material.rows if str(row.get("task") or row["data"]) == panel]
+    for panel in dict.fromkeys(task_of(row) for row in material.rows if row.get("study") is not None):
+        rows = [row for row in material.rows if task_of(row) == panel]
         target = target_of(material, panel) if panel in material.panels else None
         together: dict[str, list[Searched]] = {}
         for study in searched(rows, target.accuracy if target else None):
