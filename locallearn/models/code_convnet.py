@@ -33,12 +33,12 @@ class ConvCoder(nnx.Module):
         below: tuple[int, ...],
         widths: tuple[int, ...],
         out: int,
+        rngs: nnx.Rngs,
         *,
         kernel: int | None,
         top: bool,
         activation: str,
         init: Any,
-        rngs: nnx.Rngs,
     ):
         self.activation, self.axes, self.kernel, self.top = activation, max(1, len(below) - 1), kernel, top
         sizes = itertools.pairwise((below[-1] if len(below) > 1 else 1, *widths))
@@ -95,17 +95,8 @@ class CodeConvnet:
         shape, code = tuple(example_shape), Layer(self.code, self.kernel, pool=POOL)
         for i, channels in enumerate(self.channels):
             top = i == len(self.channels) - 1
-            options = {
-                "kernel": None if self.patches else self.kernel,
-                "top": top,
-                "activation": self.activation,
-                "init": INITS[self.init](1.0),
-            }
-            build = functools.partial(_coder, shape, (channels,) * self.layers, classes if top else self.code, options)
-            parts.append((build, shape))
+            inside, out, kernel = (channels,) * self.layers, classes if top else self.code, None if self.patches else self.kernel
+            options = {"kernel": kernel, "top": top, "activation": self.activation, "init": INITS[self.init](1.0)}
+            parts.append((functools.partial(ConvCoder, shape, inside, out, **options), shape))
             shape = code.shape(shape)
         return numbered(parts, classes)
-
-
-def _coder(below: tuple[int, ...], widths: tuple[int, ...], out: int, options: dict[str, Any], rngs: nnx.Rngs) -> nnx.Module:
-    return ConvCoder(below, widths, out, **options, rngs=rngs)

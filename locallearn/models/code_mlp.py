@@ -21,7 +21,7 @@ from locallearn.models.layers import ACTIVATIONS, INITS, Activation, Init, Part,
 class Coder(nnx.Module):
     """clip(skip · x + V h, -1, 1), where h is what hidden layers make of x; the top block does not clip."""
 
-    def __init__(self, widths: tuple[int, ...], *, skip: bool, top: bool, activation: str, init: Any, rngs: nnx.Rngs):
+    def __init__(self, widths: tuple[int, ...], rngs: nnx.Rngs, *, skip: bool, top: bool, activation: str, init: Any):
         *hidden, out = widths
         self.activation, self.skip, self.top = activation, skip, top
         self.layers = nnx.List([nnx.Linear(a, b, kernel_init=init, rngs=rngs) for a, b in itertools.pairwise(hidden)])
@@ -71,10 +71,6 @@ class CodeMLP:
         for i in range(self.depth):
             shape, top = tuple(example_shape) if i == 0 else (self.code,), i == self.depth - 1
             widths = (math.prod(shape), *(self.hidden if i else self.first), classes if top else self.code)
-            options = {"skip": self.skips and i > 0, "top": top, "activation": self.activation, "init": INITS[self.init](1.0)}
-            parts.append((functools.partial(_coder, widths, options), shape))
+            skip, init = self.skips and i > 0, INITS[self.init](1.0)
+            parts.append((functools.partial(Coder, widths, skip=skip, top=top, activation=self.activation, init=init), shape))
         return numbered(parts, classes)
-
-
-def _coder(widths: tuple[int, ...], options: dict[str, Any], rngs: nnx.Rngs) -> nnx.Module:
-    return Coder(widths, **options, rngs=rngs)

@@ -16,6 +16,7 @@ from locallearn.block import Block
 from locallearn.convolution import Convolution
 from locallearn.fields import Count
 from locallearn.models.layers import ACTIVATIONS, INITS, Activation
+from locallearn.models.mlp import misfits
 
 
 class Guess(nnx.Module):
@@ -73,13 +74,7 @@ class Denoiser:
 
     def problems(self, example_shape: tuple[int, ...], classes: int) -> list[tuple[str, str]]:
         """(field, what is wrong) where this model does not fit the data."""
-        if len(self.widths) < 2:
-            return [("widths", "needs an input and an output, such as [784, 256, 10]")]
-        found, size = [], math.prod(example_shape)
-        if self.widths[0] != size:
-            found.append(("widths", f"begins with {self.widths[0]}, but an example has {size} values"))
-        if self.widths[-1] != classes:
-            found.append(("widths", f"ends with {self.widths[-1]}, but the data has {classes} classes"))
+        found = misfits(self.widths, example_shape, classes)
         if self.trunk and len(example_shape) != 3:
             found.append(("trunk", f"is for images, but an example has the shape {list(example_shape)}"))
         elif self.trunk and min(example_shape[:2]) < 2 ** len(self.trunk):

@@ -107,7 +107,7 @@ class Dense(nnx.Module):
     averaged: pre begins with the mean over all positions, in place of flattening.
     """
 
-    def __init__(self, n_in: int, n_out: int, *, activation: str, norm: str = "none", init: Any, averaged: bool = False, rngs: nnx.Rngs):
+    def __init__(self, n_in: int, n_out: int, rngs: nnx.Rngs, *, activation: str, norm: str = "none", init: Any, averaged: bool = False):
         self.activation, self.averaged = activation, averaged
         self.linear = nnx.Linear(n_in, n_out, kernel_init=init, rngs=rngs)
         self.norm = normalisation(norm, n_out, 1, rngs=rngs)
@@ -166,7 +166,7 @@ def space(shape: Sequence[int]) -> tuple[int, ...]:
 class Conv(nnx.Module):
     """pre: a convolution. post: normalisation (on request), activation, pooling (on request)."""
 
-    def __init__(self, below: tuple[int, ...], layer: Layer, *, init: Any, rngs: nnx.Rngs):
+    def __init__(self, below: tuple[int, ...], layer: Layer, init: Any, rngs: nnx.Rngs):
         self.layer, self.activation, self.axes = layer, layer.activation, len(space(below))
         channels = below[-1] if len(below) > 1 else 1
         kernel, stride, pad = (layer.kernel,) * self.axes, (layer.stride,) * self.axes, ((layer.pad, layer.pad),) * self.axes
@@ -211,7 +211,7 @@ def convolutions(shape: tuple[int, ...], layers: Sequence[Layer], init: Any) -> 
     """The convolutional blocks of a network, and the shape of what comes out of them."""
     parts: list[Part] = []
     for layer in layers:
-        parts.append((functools.partial(_conv, shape, layer, init), shape))
+        parts.append((functools.partial(Conv, shape, layer, init), shape))
         shape = layer.shape(shape)
     return parts, shape
 
@@ -221,15 +221,14 @@ def dense(shape: tuple[int, ...], widths: Sequence[int], classes: int, init: Any
     parts: list[Part] = []
     for i, width in enumerate([*widths, classes]):
         given = options if i < len(widths) else {"activation": "identity"}
-        parts.append((functools.partial(_dense, math.prod(shape), width, init, tuple(given.items())), shape))
+        parts.append((functools.partial(Dense, math.prod(shape), width, init=init, **given), shape))
         shape = (width,)
     return parts
 
 
 def averaged(shape: tuple[int, ...], classes: int, init: Any) -> Part:
     """A linear top on the mean over all positions."""
-    options = (("activation", "identity"), ("averaged", True))
-    return functools.partial(_dense, shape[-1], classes, init, options), shape
+    return functools.partial(Dense, shape[-1], classes, init=init, activation="identity", averaged=True), shape
 
 
 def too_small(shape: tuple[int, ...], layers: Sequence[Layer]) -> str | None:
@@ -241,11 +240,3 @@ def too_small(shape: tuple[int, ...], layers: Sequence[Layer]) -> str | None:
         if min(space(shape)) < 1 or (layer.reflect and min(space(below)) <= layer.pad):
             return f"makes the example too small: block {number} leaves nothing of {list(below)}"
     return None
-
-
-def _conv(below: tuple[int, ...], layer: Layer, init: Any, rngs: nnx.Rngs) -> nnx.Module:
-    return Conv(below, layer, init=init, rngs=rngs)
-
-
-def _dense(n_in: int, n_out: int, init: Any, options: tuple[tuple[str, Any], ...], rngs: nnx.Rngs) -> nnx.Module:
-    return Dense(n_in, n_out, init=init, rngs=rngs, **dict(options))

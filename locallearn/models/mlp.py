@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -30,6 +31,19 @@ def parse_widths(value: Any) -> Any:
     return PRESETS[value]
 
 
+def misfits(widths: Sequence[int], example_shape: tuple[int, ...], classes: int) -> list[tuple[str, str]]:
+    """(field, what is wrong) where the first and the last of some widths are not the data's."""
+    if len(widths) < 2:
+        return [("widths", "needs an input and an output, such as [784, 512, 10]")]
+    size = math.prod(example_shape)
+    found = []
+    if widths[0] != size:
+        found.append(("widths", f"begins with {widths[0]}, but an example has {size} values"))
+    if widths[-1] != classes:
+        found.append(("widths", f"ends with {widths[-1]}, but the data has {classes} classes"))
+    return found
+
+
 @dataclass(frozen=True)
 class MLP:
     """Multi-layer perceptron: a block for each dense layer, the top one linear.
@@ -49,15 +63,7 @@ class MLP:
 
     def problems(self, example_shape: tuple[int, ...], classes: int) -> list[tuple[str, str]]:
         """(field, what is wrong) where this model does not fit the data."""
-        if len(self.widths) < 2:
-            return [("widths", "needs an input and an output, such as [784, 512, 10]")]
-        size = math.prod(example_shape)
-        found = []
-        if self.widths[0] != size:
-            found.append(("widths", f"begins with {self.widths[0]}, but an example has {size} values"))
-        if self.widths[-1] != classes:
-            found.append(("widths", f"ends with {self.widths[-1]}, but the data has {classes} classes"))
-        return found
+        return misfits(self.widths, example_shape, classes)
 
     def blocks(self, example_shape: tuple[int, ...], classes: int | None = None) -> list[Block]:
         """One block for each layer. The lowest takes examples of `example_shape`, flattened."""

@@ -31,7 +31,7 @@ class Residual(nnx.Module):
 
     activation = "relu"
 
-    def __init__(self, n_in: int, n_out: int, stride: int, *, projection: bool, norm: str, init: Any, rngs: nnx.Rngs):
+    def __init__(self, n_in: int, n_out: int, stride: int, projection: bool, norm: str, init: Any, rngs: nnx.Rngs):
         self.stride, self.new = stride, n_out - n_in
         options = {"use_bias": norm == "none", "kernel_init": init, "rngs": rngs}
         self.conv1 = Convolution(n_in, n_out, (3, 3), stride, padding=1, **options)
@@ -58,10 +58,6 @@ def _normed(norm: Any, x: jax.Array) -> jax.Array:
     return x if norm is None else norm(x)
 
 
-def _residual(n_in: int, n_out: int, stride: int, projection: bool, norm: str, init: Any, rngs: nnx.Rngs) -> nnx.Module:
-    return Residual(n_in, n_out, stride, projection=projection, norm=norm, init=init, rngs=rngs)
-
-
 def network(
     shape: tuple[int, ...], classes: int, stages: Sequence[int], depth: int, *, projection: bool, norm: str, init: Any
 ) -> list[Block]:
@@ -72,7 +68,7 @@ def network(
     for number, channels in enumerate(stages):
         for k in range(depth):
             stride = 2 if number and not k else 1
-            blocks.append((functools.partial(_residual, shape[-1], channels, stride, projection, norm, init), shape))
+            blocks.append((functools.partial(Residual, shape[-1], channels, stride, projection, norm, init), shape))
             shape = (*(-(-n // stride) for n in shape[:-1]), channels)
     return numbered([*blocks, averaged(shape, classes, init)], classes)
 
