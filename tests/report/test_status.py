@@ -62,10 +62,11 @@ def test_what_fits_on_a_screen(tmp_path, writer):
     assert lines[-1] == "... and 24 more"
 
 
-def test_a_pipe_gets_a_line_for_each_change_until_all_is_over(tmp_path, writer):
+def test_a_pipe_gets_a_line_for_each_change_until_all_is_over(tmp_path, writer, monkeypatch):
+    monkeypatch.setattr("locallearn.commands.status.LOOK_SECONDS", 0.01)
     planned(tmp_path, RUN)
     out = io.StringIO()
-    thread = threading.Thread(target=watch, args=(tmp_path, out, 0.01))
+    thread = threading.Thread(target=watch, args=(tmp_path, out))
     thread.start()
     time.sleep(0.1)
     assert thread.is_alive()
