@@ -1,4 +1,10 @@
-"""Frames of variable size: zeros at a packet's end stay at home, or the whole packet goes through DEFLATE."""
+"""Frames of variable size: zeros at a packet's end stay at home, or the whole packet goes through DEFLATE.
+
+Why DEFLATE and not zstd: it is in Python's standard library, zstd only from 3.14 on, and none of the dependencies brings it along.
+It costs little: of the packets of a perceptron under training on Fashion 14x14 (batch 64, 128 numbers wide, the second half of 150 steps)
+DEFLATE left, and zstd without its header at levels 3 and 19: activations in int4 68.0 %, 66.0 and 64.2 %; with minmax levels 80.7 %, 78.8
+and 78.0 %; errors in int4(stochastic) 87.8 %, 88.5 and 87.3 %, in ternary 88.5 %, 90.1 and 86.3 %.
+"""
 
 from __future__ import annotations
 

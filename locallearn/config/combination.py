@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from locallearn.config.axes import Choice
+from locallearn.config.baselines import BASELINE
 from locallearn.config.document import MISSING, Document, split_key
 from locallearn.config.run import Config, slug
 
@@ -61,8 +62,8 @@ def _cell(key: str, value: Any) -> Any:
 def folder(config: Config, varied: Mapping[str, Any]) -> str:
     """The name of a combination's folder, but for the identity: the rule, and every value that varies."""
     words = [str(value) for key, value in varied.items() if key != "rule.name" and value is not None]
-    codecs = any(key.split(".")[0] == "codecs" for key in varied)
-    return slug("-".join([config.rule_name if codecs else config.label(), *words]))
+    said = any(key.split(".")[0] in ("codecs", BASELINE) for key in varied)
+    return slug("-".join([config.rule_name if said else config.label(), *words]))
 
 
 def in_words(varied: Mapping[str, Any]) -> str:

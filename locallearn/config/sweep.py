@@ -13,6 +13,7 @@
       - {when: {rule.name: backprop, codecs.default: int8}, because: known from an earlier sweep}
     seeds: [0, 1, 2]
     target: {validation_accuracy: 0.95}
+    baselines: true                    # beside these, see `locallearn.config.baselines`
     tune: {trials: 8, space: {train.optimizer.rate: {log: [1.0e-4, 1.0e-1]}}}       # see `locallearn.config.tuning`
 
 A condition (`when`) holds where every key has the value, or one of the values if it is given a list. Its keys are dotted keys of the
@@ -24,11 +25,12 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from locallearn.config.axes import Axis, Choice, axes_of
+from locallearn.config.baselines import BASELINE, NAMES, Baselines, of_method, unsaid
 from locallearn.config.catalog import Catalog, default_catalog
 from locallearn.config.combination import Combination, Run, folder, in_words, varied_values, written_values
 from locallearn.config.conditions import holds, useless
@@ -92,7 +94,13 @@ class _File:
     overrides: tuple[_Override, ...] = ()
     skip: tuple[_Skip, ...] = ()
     target: Target | None = None
+    baselines: bool | tuple[str, ...] = False
     tune: Tune | None = None
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """Names of the baselines that are asked for."""
+        return self.baselines if isinstance(self.baselines, tuple) else NAMES if self.baselines else ()
 
     def problems(self) -> list[tuple[str, str]]:
         """Seeds that are no list of different numbers."""
@@ -175,10 +183,12 @@ class _Expansion:
 
     def combinations(self, file: _File, base: Document) -> list[Combination]:
         axes, mistakes = axes_of(self.sweep, file.vary)
-        self.note(*mistakes)
+        self.note(*mistakes, *unsaid(file.beside, file.vary))
+        contexts = [axis for axis in axes if not of_method(axis)]
         seeds = len(file.seeds or (0,))
         each = seeds if file.tune is None else file.tune.studies * (file.tune.trials + seeds)
-        count = math.prod(len(axis.choices) for axis in axes) * each
+        beside = len(file.beside) * math.prod(len(axis.choices) for axis in contexts)
+        count = (math.prod(len(axis.choices) for axis in axes) + beside) * each
         if count > MAX_RUNS:
             self.note(Mistake(("vary",), "value", f"makes {count} runs; {MAX_RUNS} are the most"))
         self.give_up()
@@ -186,18 +196,42 @@ class _Expansion:
             (override, {key: self.sweep.under(("overrides", k, "set", key)) for key in override.set})
             for k, override in enumerate(file.overrides)
         ]
-        choices = itertools.product(*(axis.choices for axis in axes))
-        return [self.combination(base, axes, chosen, overrides) for chosen in choices]
+        made = []
+        for chosen in itertools.product(*(axis.choices for axis in axes)):
+            run, labels = self.chosen(base, axes, chosen)
+            made.append(Combination(self.overridden(run, labels, overrides), chosen, labels))
+        return [*made, *self.baselines(file, base, axes, overrides, made)] if file.beside else made
 
-    def combination(self, base: Document, axes: list[Axis], chosen: tuple[Choice, ...], overrides: list[Any]) -> Combination:
-        labels = {axis.name: c.label for axis, c in zip(axes, chosen, strict=True) if c.label is not None}
-        run = base
+    def baselines(
+        self, file: _File, base: Document, axes: list[Axis], overrides: list[Any], others: list[Combination]
+    ) -> Iterator[Combination]:
+        """Those of every combination of what says nothing of the method, as far as they are not among the others."""
+        made = Baselines(
+            file.baselines if isinstance(file.baselines, tuple) else None, self.sweep, self.catalog, [other.run for other in others]
+        )
+        own = {name: Choice({}, name) for name in file.beside}
+        for chosen in itertools.product(*([None] if of_method(axis) else axis.choices for axis in axes)):
+            run, labels = self.chosen(base, axes, chosen)
+
+            def overridden(run: Document, name: str, last: bool, labels: Mapping[str, str] = labels) -> Document:
+                own = [override for override in overrides if not last or BASELINE in override[0].when]
+                return self.overridden(run, {**labels, BASELINE: name}, own)
+
+            for name, found in made.around(run, overridden):
+                yield Combination(found, tuple(choice or own[name] for choice in chosen), {**labels, BASELINE: name})
+        self.located += made.located
+
+    def chosen(self, base: Document, axes: list[Axis], chosen: Sequence[Choice | None]) -> tuple[Document, dict[str, str]]:
+        """The base with choices of the axes, None for no change; and their labels."""
         for choice in chosen:
-            run = self.changed(run, choice.changes)
+            base = self.changed(base, choice.changes if choice else {})
+        return base, {axis.name: c.label for axis, c in zip(axes, chosen, strict=True) if c and c.label is not None}
+
+    def overridden(self, run: Document, labels: Mapping[str, str], overrides: list[Any]) -> Document:
         for override, changes in overrides:
             if holds(override.when, run, labels, self.catalog):
                 run = self.changed(run, changes)
-        return Combination(run, chosen, labels)
+        return run
 
     def changed(self, run: Document, changes: Mapping[str, Document]) -> Document:
         for key, value in changes.items():
