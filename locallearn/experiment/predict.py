@@ -66,7 +66,8 @@ def _simpler(course: Course) -> Course:
 
 
 def _sending(interval: Interval) -> Any:
-    return id(interval.stage), frozenset(key for key, share in interval.sent.items() if share.frames)
+    """The channels, and which of them send anything."""
+    return id(interval.stage), frozenset((key, share.frames > 0) for key, share in interval.sent.items())
 
 
 def _kind(interval: Interval) -> Any:
