@@ -45,6 +45,9 @@ class Block:
     Batch normalisation keeps running statistics (`nnx.BatchStat`): leaves of the parameters that no optimizer touches. While the block
     learns, `apply` normalises by the statistics of the batch; `evaluating`, the block as evaluations use it, by the running ones.
 
+    A block rests in a phase where no block that learns needs its work, as those above the highest that learns where nothing comes down
+    (`locallearn.runtime.influence`). No step brings it anything from below, so it computes and sends nothing; evaluations do.
+
     in_shape: shape of one example at the input. in_dtype: its type. build: makes the module from `nnx.Rngs`. classes: what the top block
     tells apart; local heads below it need the number. later: the blocks above it, for rules that copy what they are (not what they learnt).
     batch: examples of a training step, for rules that keep them between steps. training: false in evaluations.
@@ -60,6 +63,7 @@ class Block:
     in_dtype: Any = jnp.float32
     batch: int = 0
     training: bool = True
+    rests: bool = False
     later: tuple[Block, ...] = ()
 
     @property
@@ -102,8 +106,8 @@ class Block:
 
     @cached_property
     def evaluating(self) -> Block:
-        """The block as evaluations use it: itself, unless it keeps running statistics."""
-        return replace(self, training=False) if self.has_statistics else self
+        """The block as evaluations use it: itself, unless it rests or keeps running statistics."""
+        return replace(self, training=False, rests=False) if self.has_statistics or self.rests else self
 
     @cached_property
     def module(self) -> nnx.Module:

@@ -11,6 +11,7 @@ runs that shard's part, with `ABSENT` in place of what lives elsewhere.
 from __future__ import annotations
 
 import abc
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -20,7 +21,12 @@ from locallearn.block import Block
 
 
 class Absent:
-    """A value that lives on another shard. Its attributes are absent too."""
+    """A value that is not here. Its attributes are not, either."""
+
+    __slots__ = ("_called", "_where")
+
+    def __init__(self, called: str, where: str):
+        self._called, self._where = called, where
 
     def __getattr__(self, name: str) -> Absent:
         if name.startswith("__"):
@@ -28,13 +34,16 @@ class Absent:
         return self
 
     def __repr__(self) -> str:
-        return "<on another shard>"
+        return f"<{self._where}>"
 
     def __reduce__(self) -> str:
-        return "ABSENT"
+        return self._called
 
 
-ABSENT = Absent()
+ABSENT = Absent("ABSENT", "on another shard")
+"""A value that lives on another shard."""
+RESTING = Absent("RESTING", "of a block that rests")
+"""A value that nobody makes: of a block that rests (`Block.rests`), from what was not brought there. All shards know which these are."""
 
 
 @jax.tree_util.register_pytree_node_class
@@ -61,16 +70,16 @@ class Row:
     def __repr__(self) -> str:
         return f"Row{self.values!r}"
 
-    def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[bool, ...]]:
+    def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[Absent | None, ...]]:
         """Leaves are the values that are here; which ones is static."""
-        here = tuple(value is not ABSENT for value in self.values)
-        return tuple(value for value in self.values if value is not ABSENT), here
+        missing = tuple(value if type(value) is Absent else None for value in self.values)
+        return tuple(value for value in self.values if type(value) is not Absent), missing
 
     @classmethod
-    def tree_unflatten(cls, here: tuple[bool, ...], children: Iterable[Any]) -> Row:
+    def tree_unflatten(cls, missing: tuple[Absent | None, ...], children: Iterable[Any]) -> Row:
         """The inverse of `tree_flatten`."""
         present = iter(children)
-        return cls(next(present) if is_here else ABSENT for is_here in here)
+        return cls(next(present) if absent is None else absent for absent in missing)
 
 
 class Move(NamedTuple):
@@ -206,6 +215,8 @@ class Chain:
 
     def _at(self, verb: str, i: int, fn: Callable[..., Any], rows: Sequence[Any], options: dict[str, Any]) -> Any:
         args = [row.values[i] if type(row) is Row else row for row in rows]
+        if any(arg is RESTING for arg in args):
+            return RESTING
         try:
             return self.fabric.compute(i, fn, self.blocks[i], *args, **options)
         except Exception as error:
@@ -213,11 +224,17 @@ class Chain:
             raise
 
     def _send(self, verb: str, name: str, moves: list[Move]) -> list[Any]:
+        going = [self._goes(verb, move) for move in moves]
         try:
-            return self.fabric.exchange(name, moves)
+            arrived = iter(self.fabric.exchange(name, list(itertools.compress(moves, going))))
         except Exception as error:
             _locate(error, f"in verb `{verb}`, message `{name}`")
             raise
+        return [next(arrived) if goes else RESTING for goes in going]
+
+    def _goes(self, verb: str, move: Move) -> bool:
+        """Whether a value is sent: to a block that rests nothing goes up, but what is told to the top."""
+        return move.value is not RESTING and (move.src > move.dst or verb == "to_top" or not self.blocks[move.dst].rests)
 
 
 def _locate(error: Exception, place: str) -> None:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from locallearn.block import Block, State
-from locallearn.chain import ABSENT, Chain, Row
+from locallearn.chain import ABSENT, RESTING, Chain, Row
 from locallearn.errors import RuleError
 from locallearn.search import Range
 
@@ -133,10 +133,41 @@ def whole_step(rule: Rule, chain: Chain, state: Row, batch: Batch, stale: Row | 
     stale: the states that the step began with, where they are older than `state`, which it changes.
     """
     if stale is not None:
-        grads, memory, info = rule.gradients(chain, stale, batch)
+        grads, memory, info = gradients(rule, chain, stale, batch)
         return descended(rule, chain, state, stale, grads, memory, info), info
     after, info = rule.step(chain, state, batch)
-    return observed(rule, chain, state, after, info), info
+    info = told(chain, info)
+    return observed(rule, chain, state, instead_of_rest(after, state), info), info
+
+
+def gradients(rule: Rule, chain: Chain, state: Row, batch: Batch) -> tuple[Row, Row, Info]:
+    """The rule's own, in which blocks that rest have zeros and keep what they remember."""
+    grads, memory, info = rule.gradients(chain, state, batch)
+    if any(own is RESTING for own in grads):
+        grads = instead_of_rest(grads, chain.map(zeros, state))
+    return grads, instead_of_rest(memory, state.memory), told(chain, info)
+
+
+def instead_of_rest(row: Row, others: Row) -> Row:
+    """The row, with other entries for blocks that rest."""
+    return Row(other if own is RESTING else own for own, other in zip(row, others, strict=True))
+
+
+def told(chain: Chain, info: Info) -> Info:
+    """What a step reports where blocks rest: they saw nothing, and a loss that hangs on one of them is not a number."""
+    loss = chain.at_top(unknown) if info.loss is RESTING else info.loss
+    inputs = None if info.inputs is None else Row(None if x is RESTING else x for x in info.inputs)
+    return Info(loss, inputs)
+
+
+def unknown(block: Block) -> jax.Array:
+    """A loss that nobody knows."""
+    return jnp.full((), jnp.nan)
+
+
+def zeros(block: Block, state: State) -> Any:
+    """As the parameters."""
+    return jax.tree.map(jnp.zeros_like, state.params)
 
 
 def descended(rule: Rule, chain: Chain, state: Row, begun: Row, grads: Row, memory: Row, info: Info) -> Row:

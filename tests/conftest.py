@@ -27,6 +27,7 @@ from locallearn.data.dataset import Arrays, Split
 from locallearn.models import MODELS
 from locallearn.replicas import AVERAGE
 from locallearn.rules import RULES
+from locallearn.runtime.influence import at_work
 from locallearn.runtime.ring import MESSAGES
 from locallearn.runtime.setup import Setup, Stage
 from locallearn.runtime.wiring import Wiring, choose_codecs, deal
@@ -142,7 +143,7 @@ def make_setup(tiny_split):
             default = codec if isinstance(codec, Codec) else build(EXACT if chosen else codec)
             wiring = Wiring(deal(len(blocks), shards), one.messages, choose_codecs(one.messages, chosen, default))
             average = choose_codecs(MESSAGES, chosen, default)[AVERAGE]
-            stages.append(Stage(one, tuple(blocks), wiring, start, start + part.steps, average))
+            stages.append(Stage(one, at_work(one, blocks), wiring, start, start + part.steps, average))
             start += part.steps
         return Setup(tuple(stages), split, batch, every, seed, microbatches, **options)
 

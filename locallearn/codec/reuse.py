@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,12 +25,13 @@ def reuse(inner: Codec, examples: Count = 65536, uses: NonNegativeInt = 0) -> Co
     """A row about an example crosses once, through the codec after it; the receiver keeps it, and takes it again when the example returns.
 
     Suits labels, and activations of blocks that no longer learn (greedy training, one block after the other): every epoch but the first is
-    free. With `uses` a row crosses again when it was taken so often: several steps at the receiver for each message, for blocks that still
-    learn; or the rounds of a relaxation, whose activities hardly move: `reuse(60000, 5)` for a forward pass and four rounds. Size: that of
-    the codec after it for the rows that are new, nothing else, and no frame where none is. The receiver keeps a row for so many examples,
-    by their place in the training set; if it has more, some share a place, and cross again. Evaluations send every row, and messages
-    without a row for each example of the batch cross as ever. The error is that of the codec after it, which treats each row by itself and
-    remembers nothing (`exact`, `int4`, `packed`, ...), and how much the row changed since it crossed.
+    free. Where a block learns whose work is in the rows, a run is refused that would keep them for ever. With `uses` a row crosses again
+    when it was taken so often: several steps at the receiver for each message, for blocks that still learn; or the rounds of a
+    relaxation, whose activities hardly move: `reuse(60000, 5)` for a forward pass and four rounds. Size: that of the codec after it for the
+    rows that are new, nothing else, and no frame where none is. The receiver keeps a row for so many examples, as it crossed, by their
+    place in the training set; if it has more, some share a place, and cross again. Evaluations send every row, and messages without a
+    row for each example of the batch cross as ever. The error is that of the codec after it, which treats each row by itself and remembers
+    nothing (`exact`, `int4`, `packed`, ...), and how much the row changed since it crossed: of random views, all are the first.
     """
     one = Spec((3, 8), jnp.float32)
     if jax.tree.leaves(jax.eval_shape(lambda: blank(inner, one))):
@@ -39,7 +41,12 @@ def reuse(inner: Codec, examples: Count = 65536, uses: NonNegativeInt = 0) -> Co
 
     def init(spec: Spec, key: jax.Array) -> tuple[Any, Any]:
         told = Told(jnp.full(examples, -1, jnp.int32), jnp.zeros(examples, jnp.int32))
-        return (told,), (told, jnp.zeros((examples, *spec.shape[1:]), spec.dtype))
+        return (told,), (told, tuple(jnp.zeros((examples, *part.shape[1:]), part.dtype) for part in kept(spec)))
+
+    def kept(spec: Spec) -> tuple[Spec, ...]:
+        """What is kept of a message: the rows of the packet, or those of the message where a packet has none of their own."""
+        parts = packet_spec(inner, spec) if spec.shape and spec.size else ()
+        return parts if parts and _apart(parts, spec.shape[0]) else (spec,)
 
     def silent(told: Told, context: Context) -> Any:
         return ~_fresh(told, context.index, uses).any()
@@ -60,23 +67,21 @@ def reuse(inner: Codec, examples: Count = 65536, uses: NonNegativeInt = 0) -> Co
     def decode(packet: Packet, receiver: Any, spec: Spec, context: Context) -> tuple[jax.Array, Any]:
         if not (context.training and spec.shape and spec.size):
             return inner.decode(packet, (), spec, context)[0], receiver
-        parts, count = packet_spec(inner, spec), spec.shape[0]
-        if _apart(parts, count):
-            rows, start, found = packet[0].reshape(count, -1), 0, []
-            for part in parts:
-                size = nbytes([part]) // count
-                found.append(of_bytes(rows[:, start : start + size].reshape(-1), part))
-                start += size
-            packet = tuple(found)
-        came = inner.decode(packet, (), spec, context)[0]
+        parts = packet_spec(inner, spec)
+        apart = _apart(parts, spec.shape[0])
+        packet = _parted(packet[0], parts) if apart else packet
         if not _about_examples(spec, context):
-            return came, receiver
-        (told, values), index = receiver, context.index
+            return inner.decode(packet, (), spec, context)[0], receiver
+        (told, known), index = receiver, context.index
         fresh, first = _crossing(told, index, uses)
-        came = came[jnp.cumsum(fresh)[first] - 1]
-        crossed = fresh[first].reshape(-1, *(1,) * (came.ndim - 1))
-        value = jnp.where(crossed, came, values[index % len(told.about)])
-        return value, (_tell(told, index, fresh), values.at[_where(told, index, fresh)].set(value, mode="drop"))
+        sent, where = jnp.cumsum(fresh)[first] - 1, _where(told, index, fresh)
+
+        def taken(came: jax.Array, old: jax.Array) -> jax.Array:
+            return jnp.where(fresh[first].reshape(-1, *(1,) * (came.ndim - 1)), came[sent], old[index % len(old)])
+
+        rows = tuple(map(taken, packet if apart else inner.decode(packet, (), spec, context)[:1], known))
+        known = tuple(old.at[where].set(row, mode="drop") for old, row in zip(known, rows, strict=True))
+        return inner.decode(rows, (), spec, context)[0] if apart else rows[0], (_tell(told, index, fresh), known)
 
     return Codec(init, encode, decode, inner.wire or TRIMMED, silent)
 
@@ -113,6 +118,16 @@ def _where(told: Told, index: jax.Array, fresh: jax.Array) -> jax.Array:
     place = jnp.where(fresh, index % size, size)
     last = jnp.full(size, -1).at[place].max(order, mode="drop")[place % size] == order
     return jnp.where(fresh & last, place, size)
+
+
+def _parted(flat: jax.Array, parts: Sequence[Spec]) -> Packet:
+    """The parts of a packet, from their bytes row by row."""
+    rows, start, found = flat.reshape(parts[0].shape[0], -1), 0, []
+    for part in parts:
+        size = nbytes([part]) // len(rows)
+        found.append(of_bytes(rows[:, start : start + size].reshape(-1), part))
+        start += size
+    return tuple(found)
 
 
 def _apart(packet: Any, rows: int) -> bool:

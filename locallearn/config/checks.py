@@ -13,6 +13,7 @@ from typing import Any
 
 from locallearn.config.catalog import Catalog
 from locallearn.config.document import KeyPath
+from locallearn.config.keeping import kept_too_long
 from locallearn.config.mistakes import Mistake, hint
 from locallearn.config.replicas import between_replicas
 from locallearn.config.schema import hooked
@@ -145,7 +146,7 @@ def _shapes(found: Mapping[str, Any], rules: Sequence[tuple[KeyPath, Any]], data
         key = "shards" if placement.cuts is None else "cuts"
         yield Mistake(("model", key), "value", str(error))
         placement = type(placement)(shards=1)
-    first = None
+    first, fits = None, "rule" in found
     for path, rule in rules:
         try:
             held, shards = placement.held(blocks, rule)
@@ -158,11 +159,13 @@ def _shapes(found: Mapping[str, Any], rules: Sequence[tuple[KeyPath, Any]], data
             own = [Mistake(("model", "bridge"), "value", f"does not suit the rule, which {own[0].text}")]
         if shards != first:
             own = [Mistake(path, "value", "trains another cut of the model than the run's own rule: it takes a run of its own")]
+        fits = fits and not own
         yield from own or [*_statistics(rule, held, path, found.get("train")), *_staleness(rule, held, shards, path, found)]
     if "cluster" in found and first is not None:
         yield from hooked(found["cluster"].misfits(max(first) + 1), ("cluster",))
     if "train" in found:
-        yield from _block_numbers(found["train"], len(first or blocks))
+        wrong = list(_block_numbers(found["train"], len(first or blocks)))
+        yield from wrong or (kept_too_long(found, blocks) if fits else [])
 
 
 @functools.lru_cache(maxsize=32)

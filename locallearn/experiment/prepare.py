@@ -18,6 +18,7 @@ from locallearn.data.intake import Intake
 from locallearn.errors import ConfigError, DataError, Problem, RuleError
 from locallearn.replicas import AVERAGE
 from locallearn.rule import Rule
+from locallearn.runtime.influence import at_work
 from locallearn.runtime.ring import MESSAGES
 from locallearn.runtime.setup import Setup, Stage
 from locallearn.runtime.stale import Timetable
@@ -232,4 +233,4 @@ def _stage(config: Config, blocks: list[Block], phase: Phase, steps: tuple[int, 
     default = build(config.codecs["default"])
     wiring = Wiring(placement, rule.messages, choose_codecs(rule.messages, codecs, default))
     average = choose_codecs(MESSAGES, codecs, default)[AVERAGE]
-    return Stage(rule, ready, wiring, start, stop, average)
+    return Stage(rule, at_work(rule, ready), wiring, start, stop, average)

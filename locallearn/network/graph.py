@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 
 from locallearn.block import Block
-from locallearn.chain import Chain, Fabric, Move, Row
+from locallearn.chain import RESTING, Chain, Fabric, Move, Row
 from locallearn.networks import Network
 from locallearn.rule import Batch, Rule, descend
 
@@ -131,6 +131,8 @@ def step_graph(rule: Rule, blocks: Sequence[Block], placement: Sequence[int], pr
     events = [event._replace(needs=tuple(need * microbatches + m for need in event.needs)) for event in one for m in range(microbatches)]
     price = [prices.compute(function_name(descend), i) for i in range(len(blocks))]
     for i, grad in enumerate(grads):
+        if grad is RESTING:
+            continue
         needs = () if grad._event is None else tuple(grad._event * microbatches + m for m in range(microbatches))
         events.append(Event(placement[i], needs, price[i]))
     return events

@@ -87,7 +87,7 @@ def costs_of(rule: Rule) -> Costs:
     settings, networks = _networks(rule)
     ups, downs, hops, locking = [], [], 0, ()
     for blocks in networks:
-        plan, locking = study(rule, blocks, BATCH)
+        plan, locking, *_ = study(rule, blocks, BATCH)
         alone = not any(rule.deployed(blocks, range(len(blocks)))[1])  # a baseline that lives on one machine
         hops = 0 if alone else max(hops, plan.hops)
         for low in range(1, len(blocks) - 2):  # the boundary above block `low`, where neither the bottom nor the top is next to it

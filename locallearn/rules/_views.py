@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from locallearn.block import Block, State
 from locallearn.chain import Chain, Row
 from locallearn.fields import Fraction, NonNegative, Positive
-from locallearn.rule import Batch
+from locallearn.rule import Batch, zeros
 from locallearn.rules._common import Local, cross_entropy
 
 _KINDS = _SHIFT, _ZOOM, _FLIP, _CONTRAST, _MASK, _NOISE = range(6)
@@ -109,11 +109,6 @@ def all_gradients(chain: Chain, state: Row, own: Row, top: Any) -> Row:
     """Those of the learners and of the top, and zeros for the blocks between, of which none learns."""
     zero = chain.map(zeros, state)
     return Row([*own, *zero.values[len(own) : -1], top])
-
-
-def zeros(block: Block, state: State) -> Any:
-    """As the parameters."""
-    return jax.tree.map(jnp.zeros_like, state.params)
 
 
 def untold(chain: Chain, told: Row) -> Row:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -86,7 +87,8 @@ def measured(stage: Stage, names: Sequence[str], intake: Any, state: Row, x: Any
     """All but the probe, on one batch of stored examples."""
     rule = stage.rule
     batch = Batch(seen_in_training(intake, x, key, index), y, index, key)
-    chain = Chain(stage.blocks, Fused(lossless(rule.messages, (0,) * len(stage.blocks)), {}, Context(index)))
+    blocks = [replace(block, rests=False) for block in stage.blocks]
+    chain = Chain(blocks, Fused(lossless(rule.messages, (0,) * len(blocks)), {}, Context(index)))
     params = [own(one.params) for one in state]
     found: dict[str, list[Any]] = {}
     if "angle" in names and type(rule).gradients is not Rule.gradients:

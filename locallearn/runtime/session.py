@@ -14,7 +14,7 @@ import numpy as np
 from locallearn.block import Block
 from locallearn.chain import Chain, Row
 from locallearn.errors import RuleError
-from locallearn.rule import WHOLE_BATCH, Batch, Info, descended, mean, split_batch, whole_step
+from locallearn.rule import WHOLE_BATCH, Batch, Info, descended, gradients, mean, split_batch, whole_step
 from locallearn.runtime.setup import Setup, Stage
 from locallearn.traffic import Traffic
 
@@ -92,12 +92,12 @@ def training_step(
 def batch_gradients(stage: Stage, chains: Sequence[Chain], begun: Row, batch: Batch, together: Together) -> tuple[Row, Row, Info]:
     """The first half of a step, of a rule that has `gradients`: (gradients, memory, info). begun: the states that it begins with."""
     if len(chains) == 1:
-        return stage.rule.gradients(chains[0], begun, batch)
+        return gradients(stage.rule, chains[0], begun, batch)
     if any(block.observes for block in stage.blocks):
         raise RuleError(WHOLE_BATCH)
     parts = split_batch(batch, len(chains))
     grads, memory, info = zip(
-        *together([functools.partial(stage.rule.gradients, c, begun, p) for c, p in zip(chains, parts, strict=True)]),
+        *together([functools.partial(gradients, stage.rule, c, begun, p) for c, p in zip(chains, parts, strict=True)]),
         strict=True,
     )
     loss = chains[0].at_top(mean, *(part.loss for part in info))

@@ -74,12 +74,16 @@ class Stage:
 
 
 class Footprint(NamedTuple):
-    """What one choreography sends: traffic, shapes by channel, the messages on its critical path, and those that may leave early."""
+    """What one choreography sends: traffic, shapes by channel, the messages on its critical path, and those that may leave early.
+
+    tells: whether the loss of a step is known, which hangs on more than the batch: not where the top rests.
+    """
 
     traffic: Traffic
     channels: dict[Channel, Spec]
     hops: int
     early: frozenset[tuple[int, Channel]] = frozenset()
+    tells: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -300,15 +304,16 @@ class Setup:
         stored = spec_of(self.split.train.x)
         x = jax.eval_shape(partial(seen, self.intake), Spec((size, *stored.shape[1:]), stored.dtype))
         result = choreography(Chain(blocks, plan), *planned(stage.rule, stage.blocks, x))
-        top = len(stage.blocks) - 1
+        top, tells = len(stage.blocks) - 1, True
         if training:
             state, info = result
             for i, value in enumerate(state):
                 plan.require("the new state", value, i)
             plan.require("the loss", info.loss, top)
+            tells = not info.loss._early
         else:
             plan.require("the scores", result, top)
-        return Footprint(plan.traffic.at(self.count), plan.channels, plan.hops, frozenset(plan.early))
+        return Footprint(plan.traffic.at(self.count), plan.channels, plan.hops, frozenset(plan.early), tells)
 
 
 def begin_shared(setup: Setup, stage: Stage, state: Row, replica: int = 0, present: Sequence[int] = ()) -> Shared:

@@ -183,6 +183,7 @@ class _Course:
     def _interval(self, stage: Stage, step: int) -> Generator[Event, None, int]:
         """Up to the next evaluation, and what is decided there."""
         step, loss = yield from self._chunks(step, self.setup.evaluation_after(step))
+        loss = loss if self.setup.plan_step(stage).tells else None
         started = time.perf_counter()
         accuracy, lossless = self._accuracies(self.setup.split.validation)
         decision = self.session.decide(self._choose(step, loss, accuracy))

@@ -1,12 +1,25 @@
 """Every verb against a hand-written loop over three blocks, on a fabric that moves values and writes down what it did."""
 
+import pickle
 from typing import NamedTuple
 
+import jax
 import pytest
 
-from locallearn.chain import Chain, Fabric, Row
+from locallearn.chain import ABSENT, RESTING, Chain, Fabric, Row
 
-BLOCKS = ("bottom", "middle", "top")
+
+class Named(str):
+    """A block that is nothing but a name."""
+
+    rests = False
+
+
+class Resting(Named):
+    rests = True
+
+
+BLOCKS = tuple(map(Named, ("bottom", "middle", "top")))
 ABC = Row("abc")
 
 
@@ -136,7 +149,7 @@ def test_repeat_of_no_rounds_gives_the_carry_back(chain, times):
 
 
 def test_a_chain_of_one_block_sends_nothing():
-    chain = Chain(["bottom"], Recorder())
+    chain = Chain([Named("bottom")], Recorder())
     assert chain.to_bottom("m", "v") == chain.to_top("m", "v") == "v"
     assert chain.broadcast("m", "v").values == ("v",)
     assert chain.up("m", Row("a"), first="x").values == ("x",)
@@ -193,3 +206,30 @@ def test_an_error_within_rounds_is_located_once_where_it_happened(chain):
     with pytest.raises(ZeroDivisionError) as caught:
         chain.repeat(2, lambda number, carry: chain.at_top(fail, carry), 0)
     assert caught.value.__notes__ == ["in block 2 of 3, verb `at_top`, function `fail`"]
+
+
+def test_to_blocks_that_rest_nothing_goes_up_and_of_what_they_would_make_of_it_nothing_comes_down():
+    chain = Chain([BLOCKS[0], BLOCKS[1], Resting("top")], Recorder())
+    xs, ys = chain.sweep_up("m", join, first="x")
+    assert xs.values == ("x", "bottom x@1", RESTING)
+    assert ys.values[1:] == ("middle bottom x@1", RESTING)
+    assert ys[2].down is RESTING
+    assert chain.fabric.log == [0, ("m", [(0, 1, "bottom x")]), 1, ("m", [])]
+    assert chain.broadcast("e", chain.at_top(join, ys)).values == (RESTING,) * 3
+    assert chain.map(join, chain.up("m", ABC, first="f")).values == ("bottom f", "middle a@1", RESTING)
+    assert chain.gather("g", ABC, join) is RESTING
+
+
+def test_blocks_that_rest_say_what_they_have_and_are_told_as_the_top():
+    chain = Chain([BLOCKS[0], BLOCKS[1], Resting("top")], Recorder())
+    assert chain.at_top(join, ABC) == "top c"
+    assert chain.broadcast("y", "v").values == ("v@0", "v@1", "v")
+    assert chain.to_top("loss", "l", source=1) == "l@2"
+
+
+def test_a_row_keeps_in_mind_what_is_not_there():
+    leaves, tree = jax.tree.flatten(Row([1, RESTING, ABSENT]))
+    assert leaves == [1]
+    assert jax.tree.unflatten(tree, leaves).values == (1, RESTING, ABSENT)
+    assert pickle.loads(pickle.dumps(RESTING)) is RESTING
+    assert pickle.loads(pickle.dumps(ABSENT)) is ABSENT
