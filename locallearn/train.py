@@ -170,9 +170,9 @@ class Phase:
 class Train:
     """How long, in which batches and with which optimizer. evaluate_every: in steps; without it, after every epoch.
 
-    greedy: the blocks learn one after the other, from the bottom up, each for these epochs or steps. arrivals: new examples in each batch,
-    until a phase has seen them all; the others of the batch are drawn from those that have arrived. With `reuse` no step sends more of
-    examples than of these.
+    greedy: the blocks learn one after the other, from the bottom up, each for these epochs or steps; where nothing comes down, those
+    above rest meanwhile and are sent nothing. arrivals: new examples in each batch, until a phase has seen them all; the others of the
+    batch are drawn from those that have arrived. With `reuse` no step sends more of examples than of these.
     """
 
     epochs: Count | None = None

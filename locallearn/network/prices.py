@@ -84,8 +84,13 @@ def likenesses(blocks: int, count: int) -> list[int]:
 
 
 def resized(blocks: Sequence[Block], count: int) -> list[Block]:
-    """The blocks of such a longer (or shorter) chain, each with its number there: rules ask which one is the highest that learns."""
-    return [dataclasses.replace(blocks[k], index=i, count=count) for i, k in enumerate(likenesses(len(blocks), count))]
+    """The blocks of such a longer (or shorter) chain, each with its number there: rules ask which one is the highest that learns.
+
+    None rests below that one.
+    """
+    like = [dataclasses.replace(blocks[k], index=i, count=count) for i, k in enumerate(likenesses(len(blocks), count))]
+    highest = max((block.index for block in like if block.learns), default=count - 1)
+    return [dataclasses.replace(block, rests=False) if block.rests and block.index < highest else block for block in like]
 
 
 @functools.lru_cache(maxsize=8)

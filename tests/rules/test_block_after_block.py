@@ -17,7 +17,9 @@ from locallearn.train import Optimizer
 from tests.rules.test_conformance import FLOOR, TRAINS_WITH
 
 LOCKING = {name: told["locking"] for name, told in json.loads(files("locallearn.report").joinpath("costs.json").read_text()).items()}
-ONE_WAY = [name for name in RULES if "update" not in LOCKING[name] and name != "solo"]  # solo says nothing at all
+SAYS_NOTHING = {"solo"}
+ONE_WAY = [n for n, rule in RULES.items() if "update" not in LOCKING[n] and rule.locking is None and n not in SAYS_NOTHING]
+"""Rules that send nothing down: others that no block waits for say themselves what locks them."""
 LABEL = build((("reuse", (60,)), ("packed", (3,))))
 ANEW = {"boltzmann"}
 """Rules whose rows are drawn anew at each step."""
@@ -49,7 +51,7 @@ def test_with_rows_that_cross_once_each_block_learns_what_it_does_with_rows_that
     """Two epochs of block 1, then of block 2: what block 1 says while it learns must not be what is kept of it."""
     monkeypatch.setattr(FusedSession, "_scorer", lambda *_: None)
     phases = [phase(name, 10, (1,)), phase(name, 10, (2,))]
-    ours, plain = (run(FusedSession(make_setup(phases, codecs, SHARDS))) for codecs in (kept(name), {}))
+    ours, plain = (run(FusedSession(make_setup(phases, codecs, SHARDS))) for codecs in (kept(name), exact()))
     begun = [leaf for state in plain.setup.begin(plain.stage) for leaf in jax.tree.leaves(state.params)]
     changed = 0
     for mine, other, first in zip(parameters(ours), parameters(plain), begun, strict=True):
@@ -87,7 +89,7 @@ def test_every_fabric_rests_alike_and_a_run_goes_on_with_the_same_bits(name, mak
 
 @pytest.mark.parametrize("microbatches", [1, 2])
 def test_blocks_that_rest_are_not_even_read(make_setup, phase, microbatches):
-    session = FusedSession(make_setup([phase("mono_forward", 5, (1,))], {}, SHARDS, microbatches=microbatches))
+    session = FusedSession(make_setup([phase("mono_forward", 5, (1,))], exact(), SHARDS, microbatches=microbatches))
     session.enter(session.setup.stages[0])
     nothing = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), session._state)
     session._state = Row(session._state[i] if i <= 1 else nothing[i] for i in range(4))
@@ -98,9 +100,9 @@ def test_blocks_that_rest_are_not_even_read(make_setup, phase, microbatches):
 
 @pytest.mark.parametrize(("name", "learn"), [("backprop", 1), ("direct_feedback", 0), ("predictive_coding", 1)])
 def test_where_something_comes_down_nobody_rests(name, learn, make_setup, phase):
-    stage = make_setup([phase(name, 5, (learn,))], {}, SHARDS).stages[0]
+    stage = make_setup([phase(name, 5, (learn,))], exact(), SHARDS).stages[0]
     assert not any(block.rests for block in stage.blocks)
-    rested = make_setup([phase("local_classifier", 5, (learn,))], {}, SHARDS).stages[0]
+    rested = make_setup([phase("local_classifier", 5, (learn,))], exact(), SHARDS).stages[0]
     assert [block.rests for block in rested.blocks] == [i > learn for i in range(4)]
     assert not any(block.rests for block in rested.evaluating)
 
