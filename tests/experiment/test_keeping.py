@@ -8,7 +8,7 @@ from locallearn.errors import ConfigError
 
 TEXT = """\
 rule: {name: mono_forward}
-model: {name: mlp, widths: [256, 8, 8, 10], shards: 3}
+model: {name: mlp, widths: [40, 8, 8, 10], shards: 3}
 data: {name: strokes1d, samples: 500, validation: 0}
 train: {epochs: 2, batch: 50}
 codecs:
@@ -17,7 +17,7 @@ codecs:
 """
 GREEDY = ("epochs: 2", "epochs: 2, greedy: true")
 PHASES = "phases: [{learn: [0], epochs: 2}, {learn: [2], epochs: 2}]"
-PLACE = "run.yaml:7: `codecs.activation: [reuse(500), int8]`"
+PLACE = 'run.yaml:7: `codecs.activation: ["reuse(500)", "int8"]`'
 WHOSE = f"{PLACE}: keeps each row of `activation` for ever, but block 0, whose work is in it, goes on learning"
 
 
@@ -34,7 +34,7 @@ def read(*changes):
     [
         [GREEDY],
         [GREEDY, ("mono_forward", "clapp")],
-        [("reuse(500), int8", "reuse(500, 2), int8")],
+        [("reuse(500), int8", "'reuse(500, 2)', int8")],
         [("epochs: 2", PHASES)],
         [("mono_forward", "backprop"), ("epochs: 2", "phases: [{learn: [2], epochs: 2}]")],  # those below were trained elsewhere
         [("shards: 3", "shards: 1")],
@@ -52,7 +52,7 @@ def test_rows_that_stay_as_they_are(changes):
         ([("epochs: 2", PHASES.replace("[0]", "[0, 1]"))], f"{WHOSE} in phase 0, which"),
         ([("epochs: 2", PHASES.replace("[2]", "all"))], f"{WHOSE} in phase 1, which"),
         ([GREEDY, ("mono_forward", "predictive_coding")], f"{WHOSE} in phase 0, which nobody would see; let rows cross again after some"),
-        ([("  activation", "  default")], "run.yaml:7: `codecs.default: [reuse(500), int8]`: keeps each row of `activation`"),
+        ([("  activation", "  default")], 'run.yaml:7: `codecs.default: ["reuse(500)", "int8"]`: keeps each row of `activation`'),
     ],
 )
 def test_rows_that_change(changes, expected):
