@@ -87,7 +87,7 @@ class Diary:
             case Compiled():
                 self.write(event.step, f"compiled in {duration(event.seconds)}")
             case Evaluated():
-                found = "" if event.train_loss is None else f", loss {decimal(event.train_loss)}, valid {decimal(event.accuracy)}"
+                found = "" if event.train_loss is event.accuracy is None else f", loss {decimal(event.train_loss)}, valid {decimal(event.accuracy)}"
                 self.write(event.step, f"evaluated{found}, sent {size(event.traffic.bytes)}")
             case Snapshot():
                 self.write(event.step, "snapshot")
