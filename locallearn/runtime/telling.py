@@ -87,7 +87,8 @@ class Diary:
             case Compiled():
                 self.write(event.step, f"compiled in {duration(event.seconds)}")
             case Evaluated():
-                found = "" if event.train_loss is event.accuracy is None else f", loss {decimal(event.train_loss)}, valid {decimal(event.accuracy)}"
+                known = event.train_loss is not None or event.accuracy is not None
+                found = f", loss {decimal(event.train_loss)}, valid {decimal(event.accuracy)}" if known else ""
                 self.write(event.step, f"evaluated{found}, sent {size(event.traffic.bytes)}")
             case Snapshot():
                 self.write(event.step, "snapshot")
