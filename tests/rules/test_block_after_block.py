@@ -26,6 +26,12 @@ ANEW = {"boltzmann"}
 BOTH_LABELS = {"forward_forward", "symba", "selective_goodness"}
 """Rules that show each example with its label and a wrong one, another one each time: no row is about an example alone."""
 SHARDS = 4
+EVERYDAY = {"mono_forward", "cascaded_forward", "signal_propagation", "clapp", "noprop"}
+"""A rule of each kind; the slow suite has all."""
+
+
+def each(names):
+    return [pytest.param(name, marks=() if name in EVERYDAY else pytest.mark.slow) for name in names]
 
 
 def kept(name, *uses):
@@ -46,7 +52,7 @@ def parameters(session):
     return [np.asarray(leaf) for state in session._state for leaf in jax.tree.leaves(state.params)]
 
 
-@pytest.mark.parametrize("name", ONE_WAY)
+@pytest.mark.parametrize("name", each(ONE_WAY))
 def test_with_rows_that_cross_once_each_block_learns_what_it_does_with_rows_that_always_cross(name, make_setup, phase, monkeypatch):
     """Two epochs of block 1, then of block 2: what block 1 says while it learns must not be what is kept of it."""
     monkeypatch.setattr(FusedSession, "_scorer", lambda *_: None)
@@ -66,7 +72,7 @@ def test_with_rows_that_cross_once_each_block_learns_what_it_does_with_rows_that
             assert 0.9 * whole <= ours.traffic.payload[channel] <= whole
 
 
-@pytest.mark.parametrize("name", ["mono_forward", "channelwise"])
+@pytest.mark.parametrize("name", each(["mono_forward", "channelwise"]))
 def test_every_fabric_rests_alike_and_a_run_goes_on_with_the_same_bits(name, make_setup, phase, assert_same):
     phases = [phase(name, 10, (k,)) for k in range(3)]
     codecs = {"activation": build((("reuse", (60,)), ("int8", ()))), "label": LABEL}
@@ -91,7 +97,7 @@ def test_every_fabric_rests_alike_and_a_run_goes_on_with_the_same_bits(name, mak
 def test_blocks_that_rest_are_not_even_read(make_setup, phase, microbatches):
     session = FusedSession(make_setup([phase("mono_forward", 5, (1,))], exact(), SHARDS, microbatches=microbatches))
     session.enter(session.setup.stages[0])
-    nothing = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), session._state)
+    nothing = [s._replace(params=jax.tree.map(lambda leaf: leaf * np.nan, s.params)) for s in session._state]
     session._state = Row(session._state[i] if i <= 1 else nothing[i] for i in range(4))
     assert np.isnan(session.advance(0, 5))
     for i, state in enumerate(session._state):
@@ -107,15 +113,14 @@ def test_where_something_comes_down_nobody_rests(name, learn, make_setup, phase)
     assert not any(block.rests for block in rested.evaluating)
 
 
-@pytest.mark.parametrize("name", [name for name in ONE_WAY if name not in BOTH_LABELS])
+@pytest.mark.parametrize("name", each(name for name in ONE_WAY if name not in BOTH_LABELS))
 def test_several_steps_for_each_row_that_crosses(name, begun):
     """Four of them: it learns as with one, for a quarter of what rows take."""
     steps = 300
     optimizer = TRAINS_WITH.get(name, Optimizer(rate=0.01))
     session = begun(FusedSession, name, kept(name, 4), 3, optimizer=optimizer, steps=steps, every=steps)
     session.advance(0, steps)
-    session_plan = session.setup.plan_step(session.stage)
-    for channel, spec in session_plan.channels.items():
+    for channel, spec in session.setup.plan_step(session.stage).channels.items():
         if channel.message in ("activation", "input") and spec.shape[:1] == (12,):
             assert session.traffic.payload[channel] <= steps / 4 * nbytes([spec])
     right = sum(session.correct(part, lossless=False) for part in session.setup.split)
