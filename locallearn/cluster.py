@@ -1,4 +1,4 @@
-"""What a run asks of a cluster: the section `cluster`. Nothing of it changes a result."""
+"""What a run asks of a cluster: the section `cluster`. Nothing of it changes a result, but for the last bits, with the number of threads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from locallearn.fields import Count, NonNegative, Positive
 from locallearn.markers import Seconds
 from locallearn.words import plural
 
-_BY_SHARD = ("cpus", "gpus", "resources")
+_BY_SHARD = ("cpus", "gpus", "resources", "threads")
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,10 @@ class Cluster:
     """What a run asks of a cluster; it is no part of the run's identity.
 
     spread: `spread` puts shards on different nodes as far as possible, `strict` takes nothing else, `pack` wants few nodes. cpus: that each
-    shard reserves, and computes on; by default one is reserved, and a shard that has its node's cores for itself uses them all. gpus,
-    resources: that each reserves besides, the latter by the names that the nodes were started with. Each of these is one value for all
-    shards or a list with one for each. timeout: how long to wait for a place. ports: the first and the last that shards may listen at, on
-    their node's own address; by default any that is free.
+    shard reserves, by default one. gpus, resources: that each reserves besides, the latter by the names that the nodes were started with.
+    threads: that each computes on, by default as many as it reserves CPUs, and at least one. Each of these is one value for all shards or a
+    list with one for each. timeout: how long to wait for a place. ports: the first and the last that shards may listen at, on their node's
+    own address; by default any that is free.
     """
 
     spread: Literal["spread", "strict", "pack"] = "spread"
@@ -31,6 +31,7 @@ class Cluster:
     resources: dict[str, Positive] | tuple[dict[str, Positive], ...] = field(default_factory=dict)
     timeout: Seconds = 60.0
     ports: tuple[Count, Count] | None = None
+    threads: Count | tuple[Count, ...] | None = None
 
     def problems(self) -> Iterable[tuple[str, str]]:
         """Resources that have a key of their own."""
@@ -62,20 +63,31 @@ class Cluster:
         lists = {name: getattr(self, name) * replicas for name in _BY_SHARD if isinstance(getattr(self, name), tuple)}
         return replace(self, **lists)
 
-    def cores(self, shard: int) -> int | None:
-        """How many cores a shard was given to compute on; None where nobody said."""
-        return None if self.cpus is None else max(1, int(_own(self.cpus, shard)))
+    @property
+    def computing(self) -> int | tuple[int, ...]:
+        """How many threads each shard computes on, wherever it is: one number for all, or one for each."""
+        said = (1 if self.cpus is None else self.cpus) if self.threads is None else self.threads
+        return tuple(max(1, int(one)) for one in said) if isinstance(said, tuple) else max(1, int(said))
+
+    @property
+    def computing_at_most(self) -> int:
+        """The threads of the shard that has most."""
+        return max(self.computing) if isinstance(self.computing, tuple) else self.computing
+
+    def threads_of(self, shard: int) -> int:
+        """How many threads one shard computes on."""
+        return _own(self.computing, shard)
 
     def total(self, shards: int) -> dict[str, float]:
         """What all shards reserve together."""
         return dict(sum((Counter(self.bundle(k)) for k in range(shards)), Counter()))
 
     def of_task(self, shards: int) -> Cluster:
-        """What a run reserves that is one task: as much as the shard that wants most. It computes on the CPUs that it reserves."""
+        """What a run reserves that is one task: as much as the shard that wants most, which computes on as many threads."""
         bundles = [self.bundle(k) for k in range(shards)]
         most = {name: max(bundle.get(name, 0) for bundle in bundles) for bundle in bundles for name in bundle}
         own = {name: amount for name, amount in most.items() if name not in ("CPU", "GPU")}
-        return replace(self, cpus=most.get("CPU", 0), gpus=most.get("GPU", 0), resources=own)
+        return replace(self, cpus=most.get("CPU", 0), gpus=most.get("GPU", 0), resources=own, threads=self.computing_at_most)
 
 
 def _own(value: Any, shard: int) -> Any:

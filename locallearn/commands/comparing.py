@@ -50,7 +50,7 @@ def _settings(directory: Path) -> dict[str, Any]:
     """The resolved configuration, and where it ran."""
     store = Store(directory)
     meta = store.read("meta.json")
-    circumstances = {"on": meta.get("on"), "devices": meta.get("devices"), "host": meta.get("host"), "git": meta.get("git")}
+    circumstances = {name: meta.get(name) for name in ("on", "devices", "threads", "host", "git")}
     versions = {f"versions.{name}": version for name, version in meta.get("versions", {}).items()}
     return flattened(store.read_config() or {}) | circumstances | versions
 

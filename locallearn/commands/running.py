@@ -21,6 +21,7 @@ from locallearn.experiment.run import execute, run_name
 from locallearn.experiment.signals import polite
 from locallearn.experiment.store import FAILED
 from locallearn.experiment.sweeping import Course, write_sweep
+from locallearn.experiment.threads import settle
 from locallearn.experiment.tuning import Chosen, Tuning, known_choices
 from locallearn.networks import parse_network
 from locallearn.report.depth import endings
@@ -30,16 +31,14 @@ from locallearn.report.table import rows_below, write_csv
 
 def run(path: Path, *, sets: Sequence[str], how: Mapping[str, Any], runs: Path, fresh: bool, quiet: bool) -> int:
     """`locallearn run`. how: `on`, `address`, `transport` and `network`."""
-    config = configuration(path, sets)
+    config, on = configuration(path, sets), how["on"]
+    directory = runs / path.stem / run_name(config, on)
+    if on != "ray" and how["address"] is None:
+        settle(config, on, None if fresh else directory)
     with contextlib.ExitStack() as stack:
         interrupted = stack.enter_context(polite())
         tell = silent if quiet else stack.enter_context(shown_on(sys.stdout))
-        execute(
-            config,
-            How(**how, tell=tell, interrupted=interrupted, source=str(path)),
-            runs / path.stem / run_name(config, how["on"]),
-            fresh,
-        )
+        execute(config, How(**how, tell=tell, interrupted=interrupted, source=str(path)), directory, fresh)
     return 0
 
 
@@ -52,6 +51,8 @@ def sweep(
     chosen = sweeps.select(found.runs, only) if only and not found.tune else list(found.runs)
     studies = sweeps.select_studies(found.studies, only) if only and found.tune else list(found.studies)
     folder = runs / path.stem
+    if how["on"] == "eager" and how["address"] is None and found.runs:
+        settle(found.runs[0].config, "eager")
     with contextlib.ExitStack() as stack:
         interrupted = stack.enter_context(polite())
         progress = stack.enter_context(SweepProgress(sys.stdout, quiet))

@@ -1,4 +1,4 @@
-"""How a run is carried out: nothing of it changes a result."""
+"""How a run is carried out: nothing of it changes a result, but for the last bits of wide products where more or fewer threads compute."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Shared(NamedTuple):
 
 @dataclass(frozen=True)
 class How:
-    """How a run is carried out: nothing here changes its result.
+    """How a run is carried out.
 
     on: `local` (one compiled program), `eager` (message by message) or `ray` (one actor for each shard). address: of a Ray that runs
     already, on which the run is then carried out: as actors, or else as one task. transport: of the frames between actors, one of

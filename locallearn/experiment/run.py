@@ -22,6 +22,7 @@ from locallearn.experiment.provenance import commit, here, now, provenance, rela
 from locallearn.experiment.record import actors_of, delays_of, record_of
 from locallearn.experiment.result import Result, load
 from locallearn.experiment.store import FAILED, FINISHED, SUFFIX, Store, move_away
+from locallearn.experiment.threads import as_it_began, other_threads, threads
 from locallearn.experiment.training import prepared, training
 from locallearn.runtime.placement import Unplaced
 from locallearn.runtime.setup import Setup
@@ -97,7 +98,7 @@ def _stored(config: Config, how: How, store: Store) -> Result:
     store.clean()
     checkpoint.sweep_up(store.checkpoints)
     if not store.holds(config.canonical()):
-        meta = {**provenance(), "on": how.on, "source": how.source, "varied": dict(how.varied)}
+        meta = {**provenance(), "on": how.on, "threads": threads(config, how), "source": how.source, "varied": dict(how.varied)}
         if how.tuned:
             meta["tuned"] = how.tuned._asdict()
         meta |= {**config.aside(), "network": how.line(config)} if how.on == "ray" else {}
@@ -115,7 +116,8 @@ def _train(config: Config, how: How, setup: Setup, store: Store | None) -> Resul
     """From the last checkpoint, if there is one, to the end."""
     resume = checkpoint.latest(store.checkpoints) if store else None
     curve = store.rewind(resume.step if resume else 0) if store else []
-    notes = (*_paced(config, how), *(_resumed(store) if store and resume else ()))
+    notes = (*_paced(config, how), *(_resumed(store, config, how) if store and resume else ()))
+    config = as_it_began(config, store.read("meta.json")) if store else config
     tell = _told(how, store)
     tell(Started(config, setup, how.on, _device(), store and store.directory, resume and resume.step, notes))
     if store:
@@ -242,14 +244,15 @@ def _paced(config: Config, how: How) -> Iterator[str]:
         yield f"network {config.network} is emulated between actors: with --on ray"
 
 
-def _resumed(store: Store) -> tuple[str, ...]:
-    """Note the resume in meta.json; warn if versions have changed."""
+def _resumed(store: Store, config: Config, how: How) -> tuple[str, ...]:
+    """Note the resume in meta.json; warn if versions, or threads, have changed."""
     meta = store.read("meta.json")
     before = meta.get("versions", {})
     changed = [f"{name} {before[name]} -> {version}" for name, version in versions().items() if before.get(name, version) != version]
+    notes = [f"begun under other versions ({', '.join(changed)}): the result may differ in its last bits"] if changed else []
     meta.setdefault("resumed", []).append({"at": now(), "versions": versions(), "git": commit()})
     store.write_meta(meta)
-    return (f"begun under other versions ({', '.join(changed)}): the result may differ in its last bits",) if changed else ()
+    return (*notes, *other_threads(config, how, meta))
 
 
 def _header(how: How, meta: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """A run directory. Whatever a run is doing can be told from its files alone.
 
 config.yaml      the configuration, resolved: every default is written out
-meta.json        command, versions, commit, host, devices
+meta.json        command, versions, commit, host, devices, threads
 plan.json        what will be sent, by message and link
 metrics.jsonl    one line for each evaluation
 log.txt          what the terminal showed

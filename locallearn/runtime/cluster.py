@@ -277,7 +277,7 @@ class Crew:
         return [places.get(k) for k in range(self.count)]
 
     def _all(self, references: list[Any], shards: Iterable[int] | None = None) -> list[Any]:
-        """What every actor answers, in order of the shards. ShardLost where one does not."""
+        """What every actor answers, in order of the shards. ShardLost where one does not; a LocallearnError as it was raised there."""
         answers = []
         for shard, reference in zip(range(self.count) if shards is None else shards, references, strict=True):
             try:
@@ -286,6 +286,10 @@ class Crew:
                 raise ShardLost(f"{self.called(shard)} did not answer within {CALL_SECONDS:.0f} s before it began") from error
             except exceptions.RayActorError as error:
                 raise ShardLost(f"{self.called(shard)} died before it began: {_reason(error)}") from error
+            except exceptions.RayTaskError as error:
+                if isinstance(error.cause, LocallearnError):  # which says all that there is to say
+                    raise error.cause from None
+                raise
         return answers
 
     def _hire(self) -> None:

@@ -11,10 +11,11 @@ import hmac
 import os
 import socket
 import struct
+import time
 from typing import NamedTuple
 
 PATIENCE = 10.0
-"""Seconds for a connection and its handshake."""
+"""Seconds for a connection, and for what the other end has to say in each part of the handshake, all of it together."""
 _HELLO = struct.Struct(">8sIHH16s")
 _REPLY = struct.Struct(">16sII")
 _MAGIC = b"llearn02"
@@ -75,8 +76,9 @@ def _proof(secret: bytes, who: bytes, hello: bytes, reply: bytes) -> bytes:
 
 
 def _exactly(wire: socket.socket, size: int) -> bytes:
-    data = b""
+    data, end = b"", time.monotonic() + PATIENCE
     while len(data) < size:
+        wire.settimeout(max(end - time.monotonic(), 1e-3))  # who sends byte by byte has no longer for it
         part = wire.recv(size - len(data))
         if not part:
             raise ConnectionAbortedError("closed during the handshake")

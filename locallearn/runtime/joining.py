@@ -15,8 +15,12 @@ import ray
 
 from locallearn.errors import NoRay
 
-_ENVIRONMENT = {"RAY_worker_niceness": "0", "RAY_max_direct_call_object_size": "8000000", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-"""Workers at normal priority; frames up to 8 MB travel inside the call; accelerators stay visible to actors that reserve none."""
+_ENVIRONMENT = {
+    "RAY_worker_niceness": "0",  # workers at normal priority
+    "RAY_max_direct_call_object_size": "8000000",  # frames up to 8 MB travel inside the call
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # accelerators stay visible to actors that reserve none
+    "RAY_raylet_start_wait_time_s": "120",  # a busy machine takes longer than the half minute that Ray waits
+}
 
 _private = False
 """Whether the Ray that this process has joined is its own."""

@@ -11,6 +11,7 @@ heartbeats, one a second from a thread of their own, tell it from one that is bu
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import socket
@@ -18,6 +19,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from locallearn.errors import LocallearnError
 from locallearn.runtime.ends import RECORD_BYTES, REDIAL_SECONDS, REPLAY, LinkLost, Receiving, Sending
@@ -34,7 +36,7 @@ BEGINNING = Position()
 STRIKES = 3
 """So many damaged frames of one link in a row, none whole between them, are no accident."""
 STRANGERS = 64
-"""Handshakes at a time; who calls beyond them is hung up on."""
+"""Handshakes at a time; whose is the oldest is hung up on when another one calls, so that nobody keeps a neighbour out."""
 
 log = logging.getLogger("locallearn.links")
 
@@ -64,7 +66,7 @@ class Links:
         self._strikes: Counter[int] = Counter()
         self._changed = threading.Condition(threading.Lock())
         self._closed, self._connected = threading.Event(), threading.Event()
-        self._strangers = threading.Semaphore(STRANGERS)
+        self._strangers: dict[socket.socket, None] = {}
         self.waiting: dict[int, tuple[Address, str] | None] = {}
         self.waited: Counter[int] = Counter()
         for work, name in ((self._accept, "listener"), (self._beat, "heartbeats")):
@@ -206,18 +208,21 @@ class Links:
     def _accept(self) -> None:
         while True:
             try:
-                wire, _ = self._listener.accept()
+                wire, caller_at = self._listener.accept()
             except OSError as error:  # of who hung up at once, or of too many open files: others may call later
                 if self._closed.wait(REDIAL_SECONDS):
                     return
                 log.warning("shard %d: a caller was not heard: %s", self._shard, error)
                 continue
-            if self._strangers.acquire(blocking=False):
-                threading.Thread(target=self._welcome, args=(wire,), daemon=True, name="handshake").start()
-            else:
-                hang_up(wire)
+            with self._changed:
+                for oldest in list(self._strangers)[: len(self._strangers) - STRANGERS + 1]:
+                    del self._strangers[oldest]
+                    with contextlib.suppress(OSError):
+                        oldest.shutdown(socket.SHUT_RDWR)  # whose own thread closes it
+                self._strangers[wire] = None
+            threading.Thread(target=self._welcome, args=(wire, caller_at), daemon=True, name="handshake").start()
 
-    def _welcome(self, wire: socket.socket) -> None:
+    def _welcome(self, wire: socket.socket, caller_at: Any) -> None:
         try:
             wire.settimeout(PATIENCE)
             src, hello = caller(wire, self._life, self._shard)
@@ -225,10 +230,11 @@ class Links:
                 raise TimeoutError("this shard does not know yet from where on it wants to be told")
             welcome(wire, self._secret, hello, self._wanted)
         except OSError as error:
-            log.warning("shard %d: hung up on a stranger: %s", self._shard, error)
+            log.warning("shard %d: hung up on a stranger at %s:%d: %s", self._shard, *caller_at[:2], error)
             return hang_up(wire)
         finally:
-            self._strangers.release()
+            with self._changed:
+                self._strangers.pop(wire, None)
         with self._changed:
             if self._closed.is_set():
                 return hang_up(wire)

@@ -1,4 +1,8 @@
-"""Where shards live on a cluster: what each reserves, on which nodes, and on how many cores it computes. Nothing here changes a result."""
+"""Where shards live on a cluster: what each reserves, on which nodes, and on how many threads it computes.
+
+Nothing here changes a result, but for `threads`: the last bits of wide products depend on how many compute them. So their number is that of
+a shard, wherever it lives, and a run keeps it from its beginning to its end.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,8 @@ from locallearn.words import duration, plural
 
 STRATEGIES = {"spread": "SPREAD", "strict": "STRICT_SPREAD", "pack": "PACK"}
 NODES_SHOWN = 10
+THREADS = "NPROC"
+"""The variable in which XLA reads how many threads it is to compute on; without it, as many as there are cores."""
 
 
 class Unplaced(LocallearnError):
@@ -139,18 +145,17 @@ def _words(amounts: Mapping[str, float]) -> str:
 
 
 class Seat(NamedTuple):
-    """Where an actor sits. machine: its node. cores: that its process may use. cpus: of the node, as Ray counts them."""
+    """Where an actor sits. machine: its node. cores: that its process may use."""
 
     process: int
     machine: str
     cores: tuple[int, ...]
-    cpus: float
 
 
 class Share(NamedTuple):
-    """What an actor computes on. threads: for XLA, None for as many as there are cores. cores: to stay on, none for any."""
+    """What an actor computes on. threads: of XLA. cores: to stay on, none for any."""
 
-    threads: int | None
+    threads: int
     cores: tuple[int, ...]
 
 
@@ -158,17 +163,14 @@ def seat() -> Seat:
     """Of this process."""
     import ray
 
-    context = ray.get_runtime_context()
-    cpus = next((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["NodeID"] == context.get_node_id()), 0)
-    cores = tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else tuple(range(os.cpu_count() or 1))
-    return Seat(os.getpid(), context.get_node_id(), cores, cpus)
+    return Seat(os.getpid(), ray.get_runtime_context().get_node_id(), _cores())
 
 
 def shares(seats: Sequence[Seat], cluster: Cluster) -> list[Share]:
-    """For each shard: so many threads as it was given cores, or one where shards have no cores for themselves.
+    """For each shard: the threads that it has wherever it sits, and the cores that they stay on.
 
-    Where the shards of a machine own all of its cores, each stays on its own, which makes small networks a third faster; else the system
-    moves them about, for others may be there. A node of fewer CPUs than the machine has cores, such as a container, counts as it is.
+    Where the shards of a machine have threads for all of its cores, each stays on its own, which makes small networks a third faster; else
+    the system moves them about, for others may be there.
     """
     found: dict[int, Share] = {}
     together: dict[str, list[int]] = defaultdict(list)
@@ -176,22 +178,28 @@ def shares(seats: Sequence[Seat], cluster: Cluster) -> list[Share]:
         together[one.machine].append(k)
     for members in together.values():
         cores = seats[members[0]].cores
-        room = min(len(cores), max(1, int(seats[members[0]].cpus)))
-        given = [cluster.cores(k) or (1 if len(members) >= room else None) for k in members]
-        full = sum(count or 0 for count in given) >= len(cores)
+        counts = [cluster.threads_of(k) for k in members]
         first = 0
-        for k, count in zip(members, given, strict=True):
-            threads = min(count or room, len(cores))
-            own = tuple(cores[(first + i) % len(cores)] for i in range(threads)) if full else ()
-            found[k] = Share(threads if threads < len(cores) else None, own if threads < len(cores) else ())
-            first += threads
+        for k, count in zip(members, counts, strict=True):
+            own = tuple(cores[(first + i) % len(cores)] for i in range(count))
+            found[k] = Share(count, own if count < len(cores) <= sum(counts) else ())
+            first += count
     return [found[k] for k in range(len(seats))]
 
 
 def sit(share: Share) -> None:
-    """Keep this process to its share. To be called before JAX is imported, which counts cores then."""
+    """Keep this process to its share. To be called before JAX is imported."""
     if share.cores:
         for thread in os.listdir("/proc/self/task"):  # of this process are already some; later ones do as the thread that starts them
             os.sched_setaffinity(int(thread), share.cores)
-    if share.threads:
-        os.environ["NPROC"] = str(share.threads)
+    os.environ[THREADS] = str(share.threads)
+
+
+def threads_here() -> int:
+    """How many XLA computes on in this process, which counts them once, as it begins."""
+    said = os.environ.get(THREADS, "")
+    return int(said) if said.isdigit() else len(_cores())
+
+
+def _cores() -> tuple[int, ...]:
+    return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else tuple(range(os.cpu_count() or 1))

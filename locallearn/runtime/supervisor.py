@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.2
 ROLLBACKS = 3
 """How often a run goes back to the same snapshot before it gives up: whoever dies again and again has a reason."""
+MUTE_SECONDS = 20.0
+"""Who does not say how it is for so long, nor answers anything else, is gone, though its process may be there."""
 LINK_SECONDS = 20.0
 """A link that stays broken for so long ends a life, or, if one of the two does not answer either, that one."""
 WATCH_SECONDS = 2.0
@@ -144,11 +146,17 @@ class Supervisor:
 
     def _watch(self, life: int) -> Iterator[Event]:
         """Everything the shards report together, until all have finished."""
-        actors, members = self._crew.actors, self._members.machines
-        asked: dict[Any, int] = {actors[k].status.remote(life): k for k in members}
+        members, asked_at = self._members.machines, dict[int, float]()
+
+        def ask(machine: int) -> Any:
+            asked_at[machine] = time.monotonic()
+            return self._crew.actors[machine].status.remote(life)
+
+        asked: dict[Any, int] = {ask(k): k for k in members}
         while asked:
-            ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=POLL_SECONDS)
-            for reference in ready:
+            ready, waiting = ray.wait(list(asked), num_returns=len(asked), timeout=POLL_SECONDS)
+            mute = [reference for reference in waiting if self._is_mute(asked[reference], asked_at[asked[reference]])]
+            for reference in [*ready, *mute]:
                 shard = asked.pop(reference, None)
                 try:
                     yield from self._heard(shard, reference) if shard is not None else ()
@@ -168,12 +176,18 @@ class Supervisor:
                 yield moved
                 asked = {reference: k for reference, k in asked.items() if k != moved.shard}
             time.sleep(POLL_SECONDS if ready else 0)
-            asked.update({actors[k].status.remote(life): k for k in members if k not in asked.values()})
+            asked.update({ask(k): k for k in members if k not in asked.values()})
+
+    def _is_mute(self, machine: int, asked_at: float) -> bool:
+        """Whether an actor has not answered for long, nor does now: it is frozen, or its node is, of which Ray may say nothing."""
+        return time.monotonic() - asked_at > MUTE_SECONDS and self._crew.lives(machine) is None
 
     def _heard(self, shard: int, reference: Any) -> Iterator[Event]:
         """What one shard reports. _Gone where it, or one that it is linked with, does not answer."""
         try:
-            status: Any = ray.get(reference)
+            status: Any = ray.get(reference, timeout=1.0)
+        except exceptions.GetTimeoutError as error:
+            raise _Gone(shard, f"it has not answered for {MUTE_SECONDS:.0f} s") from error
         except exceptions.RayError as error:
             raise _Gone(shard, error) from error
         self._last[shard], self._crew.peak_memory[shard] = status, status.peak_memory

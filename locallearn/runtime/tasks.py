@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -14,7 +13,7 @@ from ray import exceptions
 
 from locallearn.cluster import PLAIN, Cluster
 from locallearn.errors import ShardLost
-from locallearn.runtime.placement import Share, Unplaced, sit, unplaced
+from locallearn.runtime.placement import THREADS, Unplaced, unplaced
 
 POLL_SECONDS = 0.2
 RETURNS = 3
@@ -22,11 +21,9 @@ RETURNS = 3
 
 
 @ray.remote(num_returns="streaming", max_retries=0)
-def _training(work: list[Any], keep_seconds: float, threads: int, environment: Mapping[str, str]) -> Iterator[Any]:
-    """In the task. work: a reference to how the session is made, and to a snapshot; whoever reads it imports JAX, which counts cores."""
+def _training(work: list[Any], keep_seconds: float, environment: Mapping[str, str]) -> Iterator[Any]:
+    """In the task. work: a reference to how the session is made, and to a snapshot."""
     os.environ.update(environment)
-    if "jax" not in sys.modules:
-        sit(Share(threads, ()))
     make_session, resume = ray.get(work[0])
     import jax
 
@@ -103,7 +100,7 @@ class _Errand:
         cluster, begun, placed = self._cluster, time.monotonic(), False
         last = Progress(resume.step if resume else 0, None)
         work = [ray.put((self._make_session, resume))]
-        stream = _training.options(**self._options()).remote(work, self._keep_seconds, cluster.cores(0) or 1, passed_on())
+        stream = _training.options(**self._options()).remote(work, self._keep_seconds, passed_on())
         try:
             while True:
                 ready, _ = ray.wait([stream], timeout=POLL_SECONDS)
@@ -127,6 +124,8 @@ class _Errand:
             "num_cpus": amounts.pop("CPU", 0),
             "num_gpus": amounts.pop("GPU", 0),
             "resources": amounts,
+            # Of the process, and so not set in it: one that another run left counted its threads then.
+            "runtime_env": {"env_vars": {THREADS: str(self._cluster.computing)}},
             "scheduling_strategy": "DEFAULT" if self._cluster.spread == "pack" else "SPREAD",
         }
 

@@ -1,5 +1,6 @@
 """Where shards live: what they reserve and on which nodes, the cores that they compute on, and what is said where there is no place."""
 
+import itertools
 import re
 import subprocess
 import sys
@@ -76,17 +77,31 @@ def test_each_shard_reserves_its_own():
 # the cores that a shard computes on
 
 
-def seats(*machines, cpus=4):
-    return [Seat(100 + k, machine, CORES, cpus) for k, machine in enumerate(machines)]
+def seats(*machines):
+    return [Seat(100 + k, machine, CORES) for k, machine in enumerate(machines)]
 
 
-def test_a_shard_alone_on_its_node_has_all_cores():
-    assert shares(seats("a", "b"), Cluster()) == [Share(None, ())] * 2
+@pytest.mark.parametrize("cluster", [Cluster(), Cluster(cpus=2), Cluster(cpus=(1, 4, 0.5)), Cluster(cpus=0.5, threads=(8, 1, 3))])
+def test_a_shard_computes_on_as_many_threads_wherever_it_sits(cluster):
+    """Nodes of two, four and sixteen cores; alone, or with others: last bits depend on the number of threads."""
+    everywhere = [Seat(k, f"{cores} cores", tuple(range(cores))) for k, cores in enumerate((2, 4, 16))]
+    for machines in itertools.product(everywhere, repeat=3):
+        threads = [share.threads for share in shares(machines, cluster)]
+        assert threads == [cluster.computing] * 3 if isinstance(cluster.computing, int) else threads == list(cluster.computing)
+
+
+def test_a_shard_has_the_threads_that_it_asks_for_else_as_many_as_the_cpus_that_it_reserves():
+    asked = [Cluster(), Cluster(cpus=0.5), Cluster(cpus=3), Cluster(cpus=(2, 0.5)), Cluster(cpus=2, threads=5), Cluster(threads=(1, 2))]
+    assert [cluster.computing for cluster in asked] == [1, 1, 3, (2, 1), 5, (1, 2)]
+
+
+def test_a_shard_alone_on_its_node_is_not_kept_to_a_core():
+    assert shares(seats("a", "b"), Cluster()) == [Share(1, ())] * 2
 
 
 def test_as_many_shards_as_cores_have_one_each():
     single = [Share(1, (core,)) for core in CORES]
-    assert shares(seats(*"aabaa"), Cluster()) == [*single[:2], Share(None, ()), *single[2:]]
+    assert shares(seats(*"aabaa"), Cluster()) == [*single[:2], Share(1, ()), *single[2:]]
 
 
 def test_more_shards_than_cores_take_turns():
@@ -97,11 +112,7 @@ def test_a_shard_computes_on_what_it_was_given():
     assert shares(seats("a", "b"), Cluster(cpus=2)) == [Share(2, ())] * 2, "others may have the other two"
     assert shares(seats("a", "a"), Cluster(cpus=2)) == [Share(2, (3, 5)), Share(2, (6, 7))]
     assert shares(seats("a", "a"), Cluster(cpus=(3, 0.5))) == [Share(3, (3, 5, 6)), Share(1, (7,))]
-    assert shares(seats("a"), Cluster(cpus=16)) == [Share(None, ())]
-
-
-def test_a_container_has_the_cores_that_ray_says_it_has():
-    assert shares(seats("a", "b", cpus=2), Cluster()) == [Share(2, ())] * 2
+    assert shares(seats("a"), Cluster(cpus=16)) == [Share(16, ())]
 
 
 def test_xla_keeps_to_the_threads_of_a_share():
@@ -181,7 +192,7 @@ def test_a_task_reserves_as_much_as_its_greediest_shard():
     asked = Cluster(cpus=(1, 4, 0.5), gpus=(0, 0, 1), resources=({"rack": 1}, {}, {"rack": 2})).of_task(3)
     assert asked.bundle(0) == {"CPU": 4, "GPU": 1, "rack": 2}
     assert Cluster().of_task(3).bundle(0) == {"CPU": 1}
-    assert (asked.cores(0), Cluster().of_task(3).cores(0)) == (4, 1)
+    assert (asked.computing, Cluster().of_task(3).computing) == (4, 1)
 
 
 # data is read where it is used

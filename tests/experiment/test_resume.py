@@ -20,6 +20,7 @@ from locallearn.experiment.record import TIMES
 from locallearn.experiment.result import load
 from locallearn.experiment.run import Interrupted, execute
 from locallearn.experiment.store import Store
+from locallearn.experiment.threads import as_it_began, threads
 from locallearn.runtime.training import Evaluated, Progress, Snapshot
 
 CONFIG = {
@@ -246,6 +247,49 @@ def test_nothing_absolute_is_stored(tmp_path, config_file):
         assert str(tmp_path) not in path.read_text(), path
 
 
+def test_a_run_goes_on_with_as_many_threads_as_it_began_with_or_says_so(tmp_path, monkeypatch):
+    """Wide products have other bits on another number."""
+    config = configuration(CONFIG)
+    monkeypatch.setenv("NPROC", "3")
+    with pytest.raises(Interrupted):
+        execute(config, How("eager", keep_seconds=0.0, interrupted=lambda: any(tmp_path.glob("checkpoints/*/DONE"))), tmp_path)
+    meta = Store(tmp_path).read("meta.json")
+    assert meta["threads"] == 3
+    monkeypatch.setenv("NPROC", "2")
+    told = []
+    execute(config, How("eager", tell=told.append), tmp_path)
+    assert told[0].notes == ("begun on 3 threads, 2 now: the result may differ in its last bits; NPROC=3 keeps them",)
+    asked = configuration(CONFIG | {"cluster": {"cpus": [4, 0.5]}})
+    assert threads(asked, How("ray")) == (4, 1)
+    assert threads(asked, How(address="somewhere:1")) == 4
+    assert as_it_began(asked, meta).cluster.computing == 3
+    assert as_it_began(asked, {"threads": [1, 2]}).cluster.computing == (1, 2)
+    assert as_it_began(asked, {}) is asked, "begun before this was noted"
+
+
+@pytest.mark.parametrize(("on", "said", "found"), [("eager", None, 4), ("eager", "2", 2), ("local", None, "cores")])
+def test_a_process_computes_message_by_message_as_a_shard_would(on, said, found):
+    """One that computes nothing yet, and unless it was told otherwise. XLA counts once, so that later it is too late."""
+    script = """
+import sys
+from locallearn.experiment.api import configuration
+from locallearn.experiment.threads import settle
+from locallearn.runtime.placement import threads_here
+settle(configuration(sys.argv[1], ["cluster.cpus=4"]), sys.argv[2])
+import jax
+jax.numpy.ones(3)
+before = threads_here()
+settle(configuration(sys.argv[1], ["cluster.cpus=7"]), sys.argv[2])
+import os
+print(before, threads_here(), len(os.sched_getaffinity(0)))
+"""
+    own = {name: value for name, value in os.environ.items() if name != "NPROC"} | ({} if said is None else {"NPROC": said})
+    words = [sys.executable, "-c", script.replace("sys.argv[1]", repr(CONFIG)), "", on]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, env=own, timeout=120)
+    before, after, cores = map(int, done.stdout.split())
+    assert before == after == (cores if found == "cores" else found)
+
+
 @pytest.mark.ray
 def test_actors_go_on_after_a_stop_and_equal_the_eager_fabric(tmp_path):
     config = configuration({**CONFIG, "train": {"steps": 9, "batch": 16, "evaluate_every": 3}})
@@ -254,7 +298,10 @@ def test_actors_go_on_after_a_stop_and_equal_the_eager_fabric(tmp_path):
     with pytest.raises(Interrupted, match=r"goes on from step [3-8]"):
         execute(config, How("ray", keep_seconds=0.0, tell=seen.append, interrupted=interrupted), tmp_path)
     assert Store(tmp_path).state == "interrupted"
-    assert_same(execute(config, How("ray"), tmp_path), execute(config, EAGER))
+    assert Store(tmp_path).read("meta.json")["threads"] == 1
+    more, told = configuration(config.canonical() | {"cluster": {"cpus": 2}}), []
+    assert_same(execute(more, How("ray", tell=told.append), tmp_path), execute(config, EAGER))
+    assert told[0].notes == ("computes on as many threads as it began with (1), not on those of `cluster:` now (2)",)
 
 
 @pytest.mark.ray

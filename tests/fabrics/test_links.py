@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from locallearn.errors import LocallearnError
-from locallearn.runtime import ends, links
+from locallearn.runtime import ends, handshake, links
 from locallearn.runtime.ends import LIMIT, QUEUE, RECORD_BYTES, LinkLost, record
 from locallearn.runtime.frame import EVALUATE, TRAIN, Address, FrameError, frame
 from locallearn.runtime.handshake import Position, greet
@@ -402,7 +402,33 @@ def test_strangers_are_hung_up_on_and_leave_a_line_in_the_log(linked, caplog):
     assert in_time(b.take, address(0), "x") == message(address(0))
     silent.close()
     wait_until(lambda: len(caplog.messages) == 4)
-    assert all(line.startswith("shard 1: hung up on a stranger: ") for line in caplog.messages)
+    assert all(line.startswith("shard 1: hung up on a stranger at 127.0.0.1:") for line in caplog.messages)
+
+
+def test_strangers_who_hold_the_line_do_not_keep_a_neighbour_out(linked, monkeypatch):
+    """More of them than may be heard at a time, who all call before the neighbour, and say a byte now and then."""
+    monkeypatch.setattr(links, "STRANGERS", 8)
+    a, b = linked(2)
+    with contextlib.ExitStack() as stack:
+        idle = [stack.enter_context(calling(b.place)) for _ in range(12)]
+        for wire in idle[-8:]:
+            wire.sendall(b"l")
+        a.post(address(0), message(address(0)))
+        assert in_time(b.take, address(0), "x", seconds=5) == message(address(0))
+        wait_until(lambda: [reply(wire) for wire in idle[:4]] == [b""] * 4)
+
+
+def test_who_says_it_byte_by_byte_has_no_longer_for_it(linked, monkeypatch):
+    monkeypatch.setattr(handshake, "PATIENCE", 0.5)
+    _, b = linked(2)
+
+    def drip(wire):
+        for _ in range(30):  # a hello has 32 bytes
+            wire.sendall(b"l")
+            time.sleep(0.1)
+
+    with calling(b.place) as wire, pytest.raises(OSError, match=r"reset|Broken pipe"):
+        drip(wire)
 
 
 def reply(wire):

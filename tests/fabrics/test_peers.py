@@ -1,10 +1,13 @@
 """Real Ray actors against the eager fabric, bit for bit and byte for byte; and what happens when one of them dies, stalls or fails."""
 
 import functools
+import json
 import os
 import signal
+import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,12 +19,15 @@ from locallearn.config.run import resolve
 from locallearn.errors import LocallearnError, ShardLost
 from locallearn.experiment.how import TRANSPORTS
 from locallearn.experiment.prepare import prepare
+from locallearn.experiment.result import load
 from locallearn.networks import Network
 from locallearn.rules import RULES
+from locallearn.runtime import cluster, supervisor
 from locallearn.runtime.cluster import Crew
 from locallearn.runtime.framed import EagerSession
+from locallearn.runtime.links import listen
 from locallearn.runtime.mailbox import WINDOW
-from locallearn.runtime.training import Evaluated, Finished, Progress, Snapshot, train
+from locallearn.runtime.training import Evaluated, Finished, Progress, RolledBack, Snapshot, train
 
 pytestmark = pytest.mark.ray
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -216,6 +222,17 @@ def test_a_crew_that_cannot_be_placed_says_so(crew):
         Crew(5, cluster=Cluster(timeout=0.5)).__enter__()
 
 
+def test_a_range_of_ports_that_is_too_small_is_told_in_a_sentence(hired, monkeypatch):
+    hired.transport = "socket"
+    with listen("127.0.0.1", None) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(hired, "cluster", replace(hired.cluster, ports=(port, port)))
+        with pytest.raises(LocallearnError) as failure:
+            list(hired.train(setup_of("backprop")))
+    sentence = f"every port from {port} to {port} is taken on 127.0.0.1: a wider range is needed, one for each shard there"
+    assert str(failure.value) == sentence
+
+
 def test_no_ray_at_the_address():
     script = "from locallearn.runtime.cluster import Crew\nCrew(2, address='127.0.0.1:1').__enter__()"
     import subprocess
@@ -255,3 +272,43 @@ def test_a_shard_that_dies_is_noticed_at_once_and_named(hired, transport, monkey
     while time.perf_counter() < deadline and any(map(alive, crew.processes)):
         time.sleep(0.1)
     assert not any(map(alive, crew.processes))
+
+
+def test_a_shard_that_stands_still_for_long_is_replaced(crew, monkeypatch):
+    """Frozen, as its machine may be: it holds its links, and Ray takes it for alive."""
+    monkeypatch.setattr(supervisor, "MUTE_SECONDS", 2.0)
+    monkeypatch.setattr(supervisor, "LINK_SECONDS", 2.0)
+    monkeypatch.setattr(cluster, "ANSWER_SECONDS", 5.0)
+    make = setup_of("backprop", steps=400, evaluate_every=200)
+    events, frozen = [], False
+    for event in crew.train(make, keep_seconds=0.5):
+        events.append(event)
+        if isinstance(event, Progress) and event.step > 20 and not frozen:
+            os.kill(crew.processes[1], signal.SIGSTOP)
+            frozen = True
+    ours = list(train(EagerSession(make())))[-1]
+    (back,) = [event for event in events if isinstance(event, RolledBack)]
+    assert back.reason.startswith("shard 1 died at step")
+    assert events[-1].traffic == ours.traffic
+    assert all(a.tobytes() == b.tobytes() for x, y in zip(events[-1].shards, ours.shards, strict=True) for a, b in zip(x, y, strict=True))
+
+
+def test_wide_products_have_the_same_bits_in_both(hired, tmp_path):
+    """Which depend on how many threads compute them. As a user has it: a command of its own, on as many threads as it takes by itself."""
+    settings = {
+        "rule": {"name": "backprop"},
+        "model": {"name": "mlp", "widths": [196, 512, 512, 10], "shards": 3},
+        "data": {"name": "fashion14", "limit": 512},
+        "train": {"steps": 4, "batch": 128, "evaluate_every": 4},
+    }
+    (tmp_path / "wide.yaml").write_text(json.dumps(settings))
+    own = {name: value for name, value in os.environ.items() if name != "NPROC"}
+    words = ["run", str(tmp_path / "wide.yaml"), "--on", "eager", "--runs", str(tmp_path / "runs"), "-q"]
+    subprocess.run([sys.executable, "-m", "locallearn", *words], check=True, env=own, timeout=300)
+    (folder,) = (path.parent for path in tmp_path.rglob("result.json"))
+    eager = load(folder)
+    hired.transport = "socket"
+    *_, last = hired.train(functools.partial(prepare, resolve(settings)))
+    assert last.test_accuracy == eager.test_accuracy
+    assert [array.tobytes() for own in last.shards for array in own] == [array.tobytes() for array in eager.arrays.values()]
+    assert json.loads((folder / "meta.json").read_text())["threads"] == 1

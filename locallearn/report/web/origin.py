@@ -75,6 +75,7 @@ def provenance(material: Material) -> Html:
         "machine": Counter(str(meta.get("host", "unknown")) for meta in metas),
         "system": Counter(str(meta.get("system", "unknown")) for meta in metas),
         "device": Counter(", ".join(meta.get("devices", ())) or "unknown" for meta in metas),
+        "threads": Counter(cell(meta.get("threads")) for meta in metas),
         "fabric": Counter(str(row["fabric"]) for row in material.last),
         **{name: Counter(str(meta.get("versions", {}).get(name, "unknown")) for meta in metas) for name in packages},
     }
