@@ -274,6 +274,7 @@ def test_a_shard_that_dies_is_noticed_at_once_and_named(hired, transport, monkey
     assert not any(map(alive, crew.processes))
 
 
+@pytest.mark.slow
 def test_a_shard_that_stands_still_for_long_is_replaced(crew, monkeypatch):
     """Frozen, as its machine may be: it holds its links, and Ray takes it for alive."""
     monkeypatch.setattr(supervisor, "MUTE_SECONDS", 2.0)
