@@ -1,4 +1,4 @@
-"""What a run asks of a cluster: the section `cluster`. Nothing of it changes a result, but for the last bits, with the number of threads."""
+"""What a run asks of a cluster: the section `cluster`. Nothing of it changes a result, but the last bits with the number of threads."""
 
 from __future__ import annotations
 
