@@ -119,7 +119,7 @@ def _limits(axes: Any, groups: Sequence[Group], zero: float | None) -> None:
     top = max(max(g.accuracies) for g in groups)
     bottom = max(bottom, lowest - BELOW * (top - lowest))
     height = max(top - bottom, 0.02)
-    axes.set_ylim(max(0.0, bottom - 0.12 * height), min(1.0 + 0.02 * height, top + 0.12 * height))
+    axes.set_ylim(max(0.0, bottom - 0.12 * height), min(1.0 + 0.04 * height, top + 0.12 * height))
 
 
 def _steps(axes: Any, groups: Sequence[Group], zero: float | None) -> list[tuple[float, float]]:
@@ -162,7 +162,7 @@ def _codecs_words(groups: Sequence[Group]) -> dict[str, str]:
     """What a legend calls codecs: as the sweep does, if it has a word for them that is shorter and means nothing else."""
     words = {g.codecs: g.codecs for g in groups}
     for g in groups:
-        if g.told and g.variant:
+        if g.told and g.variant and g.codecs != "exact":
             words[g.codecs] = min(words[g.codecs], g.variant, key=len)
     twice = {word for word, count in Counter(words.values()).items() if count > 1}
     return {codecs: codecs if word in twice else word for codecs, word in words.items()}

@@ -1,7 +1,6 @@
 """The experiments that come with the package can be read, and are what they say of themselves."""
 
 import functools
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 
 from locallearn.config.reading import read
 from locallearn.config.sweep import load
+from locallearn.experiment.planning import planned_traffic
 from locallearn.experiment.prepare import network, prepare
 from locallearn.network.prices import Costing, on_shapes
 from locallearn.rules.backprop import Backprop
@@ -19,7 +19,8 @@ from locallearn.rules.solo import Solo
 from locallearn.runtime.framed import EagerSession
 
 FOLDER = Path(__file__).parents[2] / "experiments"
-BASELINES = ["frontier-1d", "frontier-fashion", "frontier-cifar10", "depth", "floppy", "floppy-1d", "kilobyte", "kilobyte-1d"]
+BASELINES = ["frontier-1d", "frontier-fashion", "frontier-cifar10", "depth", "floppy", "floppy-1d", "floppy-hierarchy"]
+BASELINES += ["kilobyte", "kilobyte-1d", "kilobyte-hierarchy"]
 
 
 @functools.cache
@@ -59,11 +60,13 @@ def test_no_shard_holds_much_more_than_the_others(name):
         assert held.max() <= 1.6 * held.mean()
 
 
-def test_a_kilobyte_is_enough_for_each_step_on_each_link():
-    """The greedy codes of kilobyte-1d, with fewer examples: until all have arrived, in each of its phases."""
-    config = next(config for config in configs("kilobyte-1d") if isinstance(config.rule, DecoupledGreedy))
-    data, count = replace(config.data, samples=170), 160
-    config = replace(config, data=data, validation=10, train=replace(config.train, epochs=None, steps=count // 4))
+@pytest.mark.parametrize("name", ["kilobyte-1d", "kilobyte-hierarchy"])
+def test_a_kilobyte_is_enough_for_each_step_on_each_link(name):
+    """The greedy codes, with fewer examples: until all have arrived, in each of their phases."""
+    config = next(config for config in configs(name) if isinstance(config.rule, DecoupledGreedy))
+    new = config.train.arrivals
+    data, steps = replace(config.data, samples=40 * new + 10), 40
+    config = replace(config, data=data, validation=10, train=replace(config.train, epochs=None, steps=steps))
     session = EagerSession(prepare(config))
     for stage in session.setup.stages:
         session.enter(stage)
@@ -73,5 +76,27 @@ def test_a_kilobyte_is_enough_for_each_step_on_each_link():
             now = session.traffic.by_link()
             assert max(amount - before.get(link, 0) for link, amount in now.items()) <= 1000
             before = now
-    codes = Counter({channel.src: n for channel, n in session.traffic.payload.items() if channel.message == "activation"})
-    assert {src: round(n / count / 210, 1) for src, n in codes.items()} == {0: 1.0, 1: 0.5, 2: 0.3}
+    whole = session.setup.plan_step(session.setup.stages[-1]).traffic
+    once, sent = (codes_of(traffic) for traffic in (whole, session.traffic))
+    assert {src: n / (steps * new) for src, n in sent.items()} == pytest.approx({src: n / 128 for src, n in once.items()}, rel=0.1)
+
+
+def codes_of(traffic):
+    """Bytes by sender."""
+    return {channel.src: n for channel, n in traffic.payload.items() if channel.message == "activation"}
+
+
+@pytest.mark.parametrize("name", ["kilobyte-1d", "kilobyte-hierarchy"])
+def test_so_does_backpropagation_that_is_said_to_need_no_more(name):
+    setups = [prepare(config) for config in configs(name) if "ternary" in str(config.codecs)]
+    assert setups
+    for setup in setups:
+        assert max(setup.plan_step(setup.stages[-1]).traffic.by_link().values()) <= 1000
+
+
+@pytest.mark.parametrize("name", ["floppy-1d", "floppy-hierarchy"])
+def test_what_is_said_to_be_within_a_floppy_is(name):
+    sweep = load(read(FOLDER / f"{name}.yaml"))
+    found = [run.config for run in sweep.runs if "in a floppy" in run.varied.get("case", "")]
+    assert found
+    assert all(planned_traffic(prepare(config)).bytes <= 1_474_560 for config in found)
