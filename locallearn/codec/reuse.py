@@ -76,12 +76,16 @@ def reuse(inner: Codec, examples: Count = 65536, uses: NonNegativeInt = 0) -> Co
         fresh, first = _crossing(told, index, uses)
         sent, where = jnp.cumsum(fresh)[first] - 1, _where(told, index, fresh)
 
-        def taken(came: jax.Array, old: jax.Array) -> jax.Array:
-            return jnp.where(fresh[first].reshape(-1, *(1,) * (came.ndim - 1)), came[sent], old[index % len(old)])
+        def chosen(came: jax.Array, old: jax.Array) -> jax.Array:
+            return jnp.where(fresh[first].reshape(-1, *(1,) * (came.ndim - 1)), came[sent], old)
 
-        rows = tuple(map(taken, packet if apart else inner.decode(packet, (), spec, context)[:1], known))
+        came = packet if apart else inner.decode(packet, (), spec, context)[:1]
+        before = tuple(old[index % len(old)] for old in known)
+        rows = tuple(map(chosen, came, before))
         known = tuple(old.at[where].set(row, mode="drop") for old, row in zip(known, rows, strict=True))
-        return inner.decode(rows, (), spec, context)[0] if apart else rows[0], (_tell(told, index, fresh), known)
+        # Chosen after decoding: so nothing that follows is contracted with the decoding's arithmetic, and a row has the same bits at each use.
+        value = chosen(*(inner.decode(each, (), spec, context)[0] for each in (came, before))) if apart else rows[0]
+        return value, (_tell(told, index, fresh), known)
 
     return Codec(init, encode, decode, inner.wire or TRIMMED, silent)
 
