@@ -83,7 +83,7 @@ def reuse(inner: Codec, examples: Count = 65536, uses: NonNegativeInt = 0) -> Co
         before = tuple(old[index % len(old)] for old in known)
         rows = tuple(map(chosen, came, before))
         known = tuple(old.at[where].set(row, mode="drop") for old, row in zip(known, rows, strict=True))
-        # Chosen after decoding: so nothing that follows is contracted with the decoding's arithmetic, and a row has the same bits at each use.
+        # Chosen after decoding: nothing that follows is contracted with that, and a row has the same bits at each use.
         value = chosen(*(inner.decode(each, (), spec, context)[0] for each in (came, before))) if apart else rows[0]
         return value, (_tell(told, index, fresh), known)
 
