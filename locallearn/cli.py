@@ -276,26 +276,37 @@ def pack(runs: Path, results: Path, checkpoints: bool) -> None:
 
 
 @cli.command()
-@click.argument("folder", type=click.Path(path_type=Path), default="runs")
+@click.argument("folder", type=click.Path(path_type=Path), required=False)
 @format_option
 @click.option("-w", "--watch", is_flag=True, help="Look again every second, until all runs are over.")
-def status(folder: Path, form: str, watch: bool) -> None:
-    """Show the state of all runs in a folder.
+@click.option("--address", metavar="URL", help="Of a cluster's dashboard: look at the runs that are there.")
+def status(folder: Path | None, form: str, watch: bool, address: str | None) -> int:
+    """Show the state of all runs in a folder, by default `runs`.
 
-    With --watch a terminal is redrawn; a pipe gets a line for each change.
+    Of runs on actors that go on it tells who waits for whom. With --watch a
+    terminal is redrawn; a pipe gets a line for each change. With --address it
+    is ~/locallearn-runs on the cluster, where `submit` lets results go, or a
+    folder below it.
 
     \b
     Example:
       locallearn status runs/quickstart --watch
+      locallearn status --address http://localhost:8265 --watch
     """
-    from locallearn.commands import status as states
-
     if watch and form != "table":
         raise click.UsageError("--watch has no --format: a pipe gets a line for each change")
+    if address:
+        from locallearn.submission.watching import folder_there, status_there
+
+        return status_there(address, [folder_there(folder), *(["--watch"] if watch else ["--format", form])])
+    from locallearn.commands import status as states
+
+    folder = (folder or Path("runs")).expanduser()
     if watch:
         states.watch(folder, sys.stdout)
     else:
         click.echo(states.status_text(folder, form))
+    return 0
 
 
 @cli.command()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from locallearn.commands.waits import waits_below
+from locallearn.commands.waits import waits_below, waits_of
 from locallearn.errors import LocallearnError
 from locallearn.experiment.files import parse_yaml
 from locallearn.experiment.store import DIVERGED, FAILED, FINISHED, INTERRUPTED, NEW, RUNNING, Store, run_directories
@@ -20,6 +22,8 @@ LOOK_SECONDS = 1.0
 OVER = (FINISHED, FAILED, DIVERGED)
 ORDER = (RUNNING, FAILED, INTERRUPTED, DIVERGED, FINISHED, NEW)
 """In which they are counted, and shown where there is no room for all."""
+WAITS_SECONDS = 10.0
+"""Least time between two lines of who waits for whom, where a run has no other news."""
 
 
 def _since(seconds: float | None) -> str:
@@ -151,30 +155,41 @@ def _redraw(status: Status, out: TextIO) -> None:
 
 
 def screen(rows: Sequence[Mapping[str, Any]], height: int, root: Path) -> str:
-    """What fits: the count, what runs, then what is of most interest, the latest first."""
+    """What fits: the count, what runs, then what is of most interest, the latest first; below, on a third of it, who waits for whom."""
     if not rows:
         return f"{root}: {counted(rows)}"
     ranked = sorted(rows, key=lambda row: (ORDER.index(row["state"]), row["age"] or 0.0))
-    room = max(1, height - 4)
-    kept = ranked if len(ranked) <= room else ranked[: room - 1]
+    waits, most = waits_below(rows, root).splitlines(), max(2, height // 3)
+    below = ["", *(waits if len(waits) <= most else [*waits[: most - 1], f"... and {len(waits) - most + 1} more lines"])] if waits else []
+    room = max(1, height - 4 - len(below))
+    kept = ranked if len(ranked) <= room else ranked[: max(1, room - 1)]
     more = [f"... and {len(ranked) - len(kept)} more"] if len(kept) < len(ranked) else []
-    return "\n".join([counted(rows), "", table(kept), *more])
+    return "\n".join([counted(rows), "", table(kept), *more, *below])
 
 
 def _tell(status: Status, out: TextIO) -> None:
     known: dict[str, tuple[Any, ...]] = {}
-    print(f"{time.strftime('%H:%M:%S')} {counted(status.rows())}", file=out, flush=True)
+    waits: dict[str, tuple[str, float]] = {}
+    _print(counted(status.rows()), out)
     while True:
         rows = status.rows()
         for row in rows:
-            now = row["state"], row["step"]
-            if row["state"] != NEW and known.get(row["run"]) != now:
-                known[row["run"]] = now
-                print(f"{time.strftime('%H:%M:%S')} {_line(row)}", file=out, flush=True)
+            run, now = row["run"], (row["state"], row["step"])
+            if changed := row["state"] != NEW and known.get(run) != now:
+                known[run] = now
+                _print(_line(row), out)
+            text, (before, when) = waits_of(row, status.root, WIDTH - 9), waits.get(run, ("", -math.inf))
+            if text and text != before and (changed or time.monotonic() - when > WAITS_SECONDS):
+                waits[run] = text, time.monotonic()
+                print(textwrap.indent(text if changed else f"{short(run, 26)}\n{text}", " " * 9), file=out, flush=True)
         if rows and status.over(rows):
-            print(f"{time.strftime('%H:%M:%S')} {counted(rows)}", file=out, flush=True)
+            _print(counted(rows), out)
             return
         time.sleep(LOOK_SECONDS)
+
+
+def _print(line: str, out: TextIO) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {line}", file=out, flush=True)
 
 
 def _line(row: Mapping[str, Any]) -> str:

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import queue
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+import urllib.request
+from collections.abc import Callable, Sequence
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from locallearn.errors import LocallearnError
 from locallearn.submission.job import Job
+from locallearn.words import duration
 
 WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Seconds before each attempt to find a log again whose connection was lost."""
+KNOCK_SECONDS = 10.0
+ANSWER_SECONDS = 60.0
+"""For a question, and without news of a log before it is asked whether the job still runs."""
+ENDS_SECONDS = 600.0
+"""For a hand-over, with 100 MiB of working directory, and for a short command there."""
 
 
 class Refused(LocallearnError):
@@ -39,6 +51,7 @@ class State(NamedTuple):
 
 
 _TOKEN = "set RAY_AUTH_MODE=token, with the token in RAY_AUTH_TOKEN, in the file RAY_AUTH_TOKEN_PATH or in ~/.ray/auth_token"
+_MUTE = "look whether it is the dashboard's, and whether the tunnel to it still stands"
 _SENTENCES = (
     (r"Authentication required|Missing authentication token|status code 401", f"{{address}} asks for a token: {_TOKEN}"),
     (r"Authentication failed|Invalid authentication token|status code 403", f"{{address}} does not accept this token: {_TOKEN}"),
@@ -53,6 +66,7 @@ _SENTENCES = (
         "the working directory `{folder}` is too large: Ray takes 100 MiB; name what the job does not need in .rayignore or .gitignore, or "
         "give a smaller folder with --working-dir",
     ),
+    (r"timed out", f"{{address}} does not answer in time: {_MUTE}"),
     (r"already exists", "there is a job {id} already; leave --submission-id out, or choose another"),
     (r"ray client address|Internal error: unexpected", "{address} is no address of a dashboard; write http://HOST:8265"),
 )
@@ -95,6 +109,7 @@ class Server:
         for name in ("job.sdk", "dashboard_sdk"):
             logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.ERROR)
         self.address = address
+        self._told(lambda: _knock(address), KNOCK_SECONDS)
         self._client: Any = self._told(lambda: JobSubmissionClient(address))
 
     def running(self, prefix: str) -> str | None:
@@ -105,11 +120,15 @@ class Server:
 
     def submit(self, job: Job, submission_id: str) -> None:
         """Hand a job over, by the command that `Job.command` gives."""
-        words = job.command(submission_id)
-        done = subprocess.run([ray_program(), *words[1:]], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        words = [ray_program(), *job.command(submission_id)[1:]]
+        known = {"address": self.address, "folder": job.working_dir, "id": submission_id}
+        try:
+            options: Any = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "timeout": ENDS_SECONDS}
+            done = subprocess.run(words, check=False, **options)
+        except subprocess.TimeoutExpired as error:
+            raise Refused(sentence(str(error), **known)) from error
         if done.returncode:
-            told = sentence(done.stdout + done.stderr, address=self.address, folder=job.working_dir, id=submission_id)
-            raise Refused(told)
+            raise Refused(sentence(done.stdout + done.stderr, **known))
 
     def follow(self, submission_id: str, show: Callable[[str], None]) -> State:
         """Show the log as it grows, until the job has ended. A connection that breaks is made again, and nothing is shown twice."""
@@ -132,27 +151,81 @@ class Server:
         info = self._told(lambda: self._client.get_job_info(submission_id))
         return State(info.status.value, info.driver_exit_code)
 
-    def output(self, job: Job, submission_id: str, words: Sequence[str]) -> str:
-        """What a short command prints on the cluster, where the job's own files are; the job is deleted afterwards."""
-        runtime: Mapping[str, Any] = {"working_dir": str(job.working_dir)}
-        entry = " ".join(words)
-        self._told(lambda: self._client.submit_job(entrypoint=entry, submission_id=submission_id, runtime_env=runtime))
-        while not self.state(submission_id).over:
-            time.sleep(0.5)
-        log = self._told(lambda: self._client.get_job_logs(submission_id))
-        self._told(lambda: self._client.delete_job(submission_id))
-        return log
+    def begin(self, submission_id: str, words: Sequence[str], working_dir: Path | None = None) -> None:
+        """Have a command of ours begun there, as a job; without a working directory with what is installed there."""
+        runtime = {"working_dir": str(working_dir)} if working_dir else {}
+        options: Any = {"entrypoint": shlex.join(words), "submission_id": submission_id, "runtime_env": runtime}
+        self._told(lambda: self._client.submit_job(**options), ENDS_SECONDS)
+
+    def output(self, submission_id: str, words: Sequence[str], working_dir: Path | None = None) -> str:
+        """What a short command prints there; its job is deleted afterwards. Refused where it does not end."""
+        self.begin(submission_id, words, working_dir)
+        deadline = time.monotonic() + ENDS_SECONDS
+        try:
+            while not self.state(submission_id).over:
+                if time.monotonic() > deadline:
+                    raise Refused(f"`{shlex.join(words)}` did not end on the cluster within {duration(ENDS_SECONDS)}")
+                time.sleep(0.5)
+            return self._told(lambda: self._client.get_job_logs(submission_id), ENDS_SECONDS)
+        finally:
+            self.remove(submission_id)
+
+    def remove(self, submission_id: str) -> None:
+        """Have a job of ours ended, if it has not, and forgotten; a cluster that does not let us keeps it."""
+        with contextlib.suppress(Refused):
+            if not self.state(submission_id).over:
+                self._told(lambda: self._client.stop_job(submission_id))
+            deadline = time.monotonic() + KNOCK_SECONDS
+            while not self.state(submission_id).over and time.monotonic() < deadline:
+                time.sleep(0.2)
+            self._told(lambda: self._client.delete_job(submission_id))
 
     async def _tail(self, submission_id: str, once: _Once) -> None:
+        """Show the log to its end. A connection may go without a word, so a silent one is asked about."""
         once.again()
-        async for text in self._client.tail_job_logs(submission_id):
+        log = self._client.tail_job_logs(submission_id)
+        while True:
+            coming = asyncio.ensure_future(anext(log, None))
+            while not (await asyncio.wait([coming], timeout=ANSWER_SECONDS))[0]:
+                if self.state(submission_id).over:
+                    coming.cancel()
+                    return
+            text = coming.result()
+            if text is None:
+                return
             once(text)
 
-    def _told(self, call: Callable[[], Any]) -> Any:
+    def _told(self, call: Callable[[], Any], seconds: float = ANSWER_SECONDS) -> Any:
         try:
-            return call()
+            return _within(seconds, call)
         except Exception as error:
             raise Refused(sentence(f"{type(error).__name__}: {error}", address=self.address)) from error
+
+
+def _knock(address: str) -> None:
+    """Wait for anything that somebody says there. Whatever else is wrong the client of Ray finds out, but that one waits without limit."""
+    with contextlib.suppress(OSError, HTTPException, ValueError):
+        urllib.request.urlopen(f"{address.rstrip('/')}/api/version", timeout=2 * KNOCK_SECONDS).close()
+
+
+def _within(seconds: float, call: Callable[[], Any]) -> Any:
+    """What a call gives. TimeoutError if it takes longer: the client of Ray waits without limit, so it is left behind in its thread."""
+    told: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            told.put((call(), None))
+        except Exception as error:
+            told.put((None, error))
+
+    threading.Thread(target=ask, daemon=True, name="job server").start()
+    try:
+        found, error = told.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError("timed out") from None
+    if error is not None:
+        raise error
+    return found
 
 
 def ray_program() -> str:

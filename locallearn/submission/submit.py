@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import secrets
-import shlex
 import signal
 import sys
 import threading
@@ -42,7 +41,7 @@ def submit(job: Job, *, submission_id: str | None, wait: bool, into: Path | None
     if not wait:
         print(f"         the same command without --no-wait follows it\n{_hints(job, name)}")
         return 0
-    with _interruptible():
+    with interruptible():
         try:
             state, seconds = _followed(server, name)
             print(f"job      {state.word.lower()} after {duration(seconds)}", flush=True)
@@ -71,9 +70,10 @@ def _fetch(server: Server, job: Job, name: str, into: Path, checkpoints: bool) -
     if there.is_absolute() and there.exists():
         print(f"results  {there}, on shared storage")
         return
-    words = ["python", "-m", "locallearn", "pack", shlex.quote(job.runs), shlex.quote(job.results.as_posix())]
+    words = ["python", "-m", "locallearn", "pack", job.runs, job.results.as_posix()]
     try:
-        log = server.output(job, f"{name}-results-{secrets.token_hex(3)}", [*words, *(["--checkpoints"] if checkpoints else [])])
+        words += ["--checkpoints"] if checkpoints else []
+        log = server.output(f"{name}-results-{secrets.token_hex(3)}", words, job.working_dir)
         found = unpack(log, into, checkpoints)
     except (NoResults, Refused) as error:
         print(f"results  none: {error}", file=sys.stderr)
@@ -87,7 +87,7 @@ def _hints(job: Job, name: str) -> str:
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """Ctrl-C leaves the job alone; it ends the following of it."""
     if threading.current_thread() is not threading.main_thread():
         yield

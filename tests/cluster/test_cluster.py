@@ -3,6 +3,7 @@
 python -m pytest tests/cluster/test_cluster.py -m slow
 """
 
+import json
 import os
 import re
 import subprocess
@@ -87,6 +88,18 @@ def test_the_same_command_again_finds_what_is_finished(processes, project, call)
     assert re.search(r"^already ", done.stdout, re.M)
     assert Store(the_run(project / "again")).state == "finished"
     assert not (the_run(project / "again") / "checkpoints").exists()
+
+
+def test_what_is_there_is_told_from_afar(processes, project, call):
+    name = the_run(project / "runs").relative_to(project / "runs").as_posix()
+    words = ["status", "--address", processes.url]
+    (row,) = json.loads(call(*words, "--format", "json").stdout)
+    assert (row["run"], row["state"], row["step"]) == (name, "finished", 12)
+    watched = call(*words, "--watch").stdout.splitlines()
+    assert watched[0].endswith("1 run: 1 finished")
+    assert " finished " in watched[1]
+    nothing = call("status", "nothing", "--address", processes.url, check=False)
+    assert (nothing.returncode, nothing.stdout.endswith("/locallearn-runs/nothing: there are no runs here\n")) == (1, True)
 
 
 def test_a_job_that_is_stopped_goes_on_from_its_last_snapshot(processes, project, call):

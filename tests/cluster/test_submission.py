@@ -1,12 +1,16 @@
 """What is submitted and under which name, what is said when a cluster refuses, and how results come home; no cluster is needed."""
 
+import asyncio
 import base64
 import datetime
 import hashlib
 import io
 import os
 import shlex
+import socket
 import tarfile
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +19,7 @@ import yaml
 from locallearn.cli import code_of
 from locallearn.errors import ConfigError
 from locallearn.experiment.lock import Lock
-from locallearn.submission import results, submit
+from locallearn.submission import results, server, submit, watching
 from locallearn.submission.job import job_of, typed
 from locallearn.submission.results import NoResults, pack, unpack
 from locallearn.submission.server import Refused, Server, State, sentence
@@ -156,6 +160,42 @@ def test_where_no_cluster_is_nothing_is_waited_for(project, capsys, monkeypatch)
     assert "ray job submit" not in shown.out
 
 
+def test_who_accepts_and_says_nothing_is_not_waited_for(project, capsys, monkeypatch):
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(server, "KNOCK_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        address = f"http://127.0.0.1:{mute.getsockname()[1]}"
+        for words in (["submit", "experiments/some.yaml"], ["status"]):
+            assert code_of([*words, "--address", address]) == 2
+            assert capsys.readouterr().err.startswith(f"{address} does not answer in time: look whether it is the dashboard's")
+
+
+def test_a_question_that_is_not_answered_ends():
+    with pytest.raises(TimeoutError):
+        server._within(0.01, lambda: time.sleep(1))
+    assert server._within(5, lambda: 3) == 3
+    with pytest.raises(ValueError, match="what it raises"):
+        server._within(5, lambda: int("what it raises"))
+
+
+def test_a_command_that_does_not_end_is_stopped(monkeypatch):
+    asked = []
+
+    class Endless:
+        def get_job_info(self, submission_id):
+            return SimpleNamespace(status=SimpleNamespace(value="STOPPED" if "stop_job" in asked else "PENDING"), driver_exit_code=None)
+
+        def __getattr__(self, name):
+            return lambda *args, **options: asked.append(name)
+
+    monkeypatch.setattr(server, "ENDS_SECONDS", 0.2)
+    busy = object.__new__(Server)
+    busy.address, busy._client = URL, Endless()
+    with pytest.raises(Refused, match="`pack 'a b'` did not end on the cluster within"):
+        busy.output("some", ["pack", "a b"])
+    assert asked == ["submit_job", "stop_job", "delete_job"]
+
+
 WELL = State("SUCCEEDED", 0)
 
 
@@ -174,12 +214,18 @@ class Told(Server):
 
     def follow(self, submission_id, show):
         self.asked.append(("follow", submission_id))
-        show("a line of the log\n")
+        show(self._log or "a line of the log\n")
         if self._state is None:
             raise KeyboardInterrupt
         return self._state
 
-    def output(self, job, submission_id, words):
+    def begin(self, submission_id, words, working_dir=None):
+        self.asked.append(("begin", shlex.join(words)))
+
+    def remove(self, submission_id):
+        self.asked.append(("remove", submission_id))
+
+    def output(self, submission_id, words, working_dir=None):
         self.asked.append(("output", *words))
         return self._log
 
@@ -218,6 +264,39 @@ def test_a_log_whose_connection_breaks_is_shown_once(monkeypatch):
 def test_a_connection_that_cannot_be_made_again_is_given_up(monkeypatch):
     with pytest.raises(Refused, match="the job may go on"):
         followed(monkeypatch, *([[None]] * 50))
+
+
+def test_a_log_of_which_nothing_is_heard_any_more_ends_with_the_job(monkeypatch):
+    class Silent(Breaking):
+        async def tail_job_logs(self, submission_id):
+            for text in self.tries.pop(0):
+                yield text
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(server, "ANSWER_SECONDS", 0.05)
+    told, shown = Told(), []
+    told._client = Silent(["one\n"])
+    assert Server.follow(told, "some", shown.append) == State("SUCCEEDED", 0)
+    assert shown == ["one\n"]
+
+
+@pytest.mark.parametrize("state", [State("FAILED", 1), None])
+def test_status_of_a_cluster_is_what_is_told_there(state, capsys, monkeypatch):
+    log = "2026-11-27 12:00:05,1\tINFO job_manager.py:581 -- Runtime env is setting up.\nRunning entrypoint for job a: b\n1 run: 1 new\n"
+    told = Told(state=state, log=log)
+    monkeypatch.setattr(watching, "Server", lambda address: told)
+    assert code_of(["status", "--watch", "--address", URL]) == (1 if state else 130)
+    assert capsys.readouterr().out == "1 run: 1 new\n"
+    (_, command), (_, name), (removed, again) = told.asked
+    assert command == "python -m locallearn status '~/locallearn-runs' --watch"
+    assert (removed, name) == ("remove", again)
+
+
+@pytest.mark.parametrize(
+    ("asked", "there"), [(None, "~/locallearn-runs"), ("some", "~/locallearn-runs/some"), ("/runs", "/runs"), ("~/x", "~/x")]
+)
+def test_where_status_looks_on_a_cluster(asked, there):
+    assert watching.folder_there(asked and Path(asked)) == there
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import yaml
 from locallearn.cli import code_of
 from locallearn.commands.comparing import differing
 from locallearn.commands.status import Status, counted, screen, watch
+from locallearn.experiment.lock import Lock
 from locallearn.experiment.store import Store
 
 RUN = "backprop-exact-00000000/seed-0"
@@ -77,6 +78,50 @@ def test_a_pipe_gets_a_line_for_each_change_until_all_is_over(tmp_path, writer, 
     assert (told[0], told[-1]) == ("1 run: 1 new", "1 run: 1 finished")
     assert told[-2].split()[1:5] == ["finished", "100", "valid", "0.800"]
     assert max(map(len, out.getvalue().splitlines())) <= 80
+
+
+@pytest.fixture
+def on_actors(tmp_path, writer):
+    """A run that goes on, on two actors of which the second waits for the first."""
+    writer(tmp_path, "backprop", "exact", 0)
+    folder = tmp_path / RUN
+    (folder / "result.json").unlink()
+    waiting = {"step": 812, "message": "activation", "shard": 0}
+    shards = [{"shard": k, "step": 812, "waiting": waiting if k else None, "waited": {"0": 65.0} if k else {}} for k in range(2)]
+    (folder / "actors.json").write_text(json.dumps({"shards": shards}))
+    with Lock(folder):
+        yield folder
+
+
+WAITS = "step 812, waits for `activation` of step 812 from shard 0; waited 1 min"
+
+
+def test_a_screen_has_who_waits_for_whom(tmp_path, writer, on_actors):
+    rows = Status(tmp_path).rows()
+    lines = screen(rows, 24, tmp_path).splitlines()
+    assert lines[-5:-1] == ["", RUN, "shard 0  step 812", f"shard 1  {WAITS}"]
+    planned(tmp_path, *(f"backprop-exact-00000000/seed-{k}" for k in range(30)))
+    lines = screen(Status(tmp_path).rows(), 9, tmp_path).splitlines()
+    assert len(lines) <= 9
+    assert RUN in lines[3]
+    assert lines[-1] == "... and 2 more lines"
+
+
+def test_a_pipe_has_who_waits_for_whom(tmp_path, on_actors):
+    out = io.StringIO()
+    thread = threading.Thread(target=watch, args=(tmp_path, out))
+    thread.start()
+    deadline = time.monotonic() + 10
+    while "shard 1" not in out.getvalue() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    (on_actors / "result.json").write_text("{}")
+    thread.join(10)
+    lines = out.getvalue().splitlines()
+    assert "running" in lines[1]
+    assert lines[2] == " " * 9 + "shard 0  step 812"
+    assert lines[3].startswith(" " * 9 + "shard 1  step 812, waits for `activation` of step 812 from shard 0")
+    assert max(map(len, lines)) <= 80
+    assert sum("shard 0  step" in line for line in lines) == 1
 
 
 def test_watching_has_no_format(tmp_path, capsys):
