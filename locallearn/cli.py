@@ -41,9 +41,7 @@ address_option = click.option(
 transport_option = click.option(
     "--transport",
     type=click.Choice(["socket", "ray"]),
-    default="socket",
-    show_default=True,
-    help="Between actors, for --on ray: sockets, or calls of Ray where ports are closed.",
+    help="Between actors, in place of the file's: sockets, or calls of Ray where ports are closed.",
 )
 network_option = click.option(
     "--network", metavar="NAME", help="Emulated between actors, in place of the file's: 1mbit, or `1 Mbit/s, 20 ms`."
@@ -137,7 +135,7 @@ def plan(path: Path, sets: tuple[str, ...], data: str | None, form: str) -> None
 @runs_option
 @data_option
 @quiet_option
-def run(path: Path, on: str, address: str | None, transport: str, network: str | None, data: str | None, **options: Any) -> int:
+def run(path: Path, on: str, address: str | None, transport: str | None, network: str | None, data: str | None, **options: Any) -> int:
     """Train one configuration.
 
     The same command goes on with what was interrupted, and shows what is
@@ -176,7 +174,7 @@ def run(path: Path, on: str, address: str | None, transport: str, network: str |
 @data_option
 @quiet_option
 def sweep(
-    path: Path, on: str, address: str | None, transport: str, network: str | None, data: str | None, dry_run: bool, **options: Any
+    path: Path, on: str, address: str | None, transport: str | None, network: str | None, data: str | None, dry_run: bool, **options: Any
 ) -> int:
     """Train every combination of a sweep.
 
@@ -226,7 +224,7 @@ def sweep(
 def submit(
     path: Path,
     on: str,
-    transport: str,
+    transport: str | None,
     network: str | None,
     sets: tuple[str, ...],
     only: tuple[str, ...],

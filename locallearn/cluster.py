@@ -18,6 +18,7 @@ _BY_SHARD = ("cpus", "gpus", "resources", "threads")
 class Cluster:
     """What a run asks of a cluster; it is no part of the run's identity.
 
+    transport: of frames between shards, `socket`, or `ray` for calls of Ray where shards cannot reach each other's ports.
     spread: `spread` puts shards on different nodes as far as possible, `strict` takes nothing else, `pack` wants few nodes. cpus: that each
     shard reserves, by default one. gpus, resources: that each reserves besides, the latter by the names that the nodes were started with.
     threads: that each computes on, by default as many as it reserves CPUs, and at least one. Each of these is one value for all shards or a
@@ -30,6 +31,7 @@ class Cluster:
     gpus: NonNegative | tuple[NonNegative, ...] = 0
     resources: dict[str, Positive] | tuple[dict[str, Positive], ...] = field(default_factory=dict)
     timeout: Seconds = 60.0
+    transport: Literal["socket", "ray"] = "socket"
     ports: tuple[Count, Count] | None = None
     threads: Count | tuple[Count, ...] | None = None
 

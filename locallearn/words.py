@@ -72,3 +72,8 @@ def those(replicas: Sequence[int]) -> str:
 def called(shard: int, replica: int | None = None) -> str:
     """`shard 2`, or of several replicas `shard 2 of replica 1`."""
     return f"shard {shard}" if replica is None else f"shard {shard} of replica {replica}"
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in a line; its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -26,7 +26,8 @@ def between_replicas(replicas: Replicas, rules: Sequence[tuple[KeyPath, Any]], f
     if replicas.count == 1:
         return
     if found.get("schedule") is not None:
-        yield Mistake(("replicas", "count"), "value", "the virtual clock is that of one chain: leave `schedule` out")
+        what = "averages are taken after the same step of all shards, which a `schedule` lets be at different ones: leave one out"
+        yield Mistake(("replicas", "count"), "value", what)
     if "train" in found and found["train"].arrivals:
         yield Mistake(("train", "arrivals"), "value", "is of one chain: replicas have their own parts of every batch order")
     if replicas.average == "gradients":

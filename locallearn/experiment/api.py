@@ -25,7 +25,7 @@ def run(
     runs: str | Path | None = None,
     fresh: bool = False,
     address: str | None = None,
-    transport: str = "socket",
+    transport: str | None = None,
     network: str | None = None,
     progress: Listener | None = None,
 ) -> Result:

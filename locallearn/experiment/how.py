@@ -36,15 +36,15 @@ class How:
 
     on: `local` (one compiled program), `eager` (message by message) or `ray` (one actor for each shard). address: of a Ray that runs
     already, on which the run is then carried out: as actors, or else as one task. transport: of the frames between actors, one of
-    `TRANSPORTS`. network: emulated between them, in place of the run's own. keep_seconds: least time between checkpoints. interrupted:
-    asked after every event, true to stop. load: gets data into memory. retry: whether a run that failed is tried again. shared: what
+    `TRANSPORTS`, and network: emulated between them, both in place of the run's own. keep_seconds: least time between checkpoints.
+    interrupted: asked after every event, true to stop. load: gets data into memory. retry: whether a run that failed is tried again. shared: what
     earlier runs left for others that differ in seeds and rates alone. source, varied, tuned: noted beside the run, where it comes from,
     what sets it apart in a sweep and what tuning has to do with it.
     """
 
     on: str = "local"
     address: str | None = None
-    transport: str = "socket"
+    transport: str | None = None
     network: str | None = None
     keep_seconds: float = 5.0
     tell: Listener = silent
@@ -65,6 +65,10 @@ class How:
         """The network that is emulated between the shards of a run, if there is one."""
         return (self.network or config.network) if self.on == "ray" else None
 
+    def carrier(self, config: Config) -> str:
+        """What carries the frames between the shards of a run."""
+        return self.transport or config.cluster.transport
+
     @property
     def tested(self) -> bool:
         """Whether the run ends with a look at the test set: trials do not."""
@@ -73,7 +77,7 @@ class How:
     def __post_init__(self) -> None:
         if self.on not in SUFFIX:
             raise LocallearnError(f"`{self.on}` is no way to run; there are {', '.join(SUFFIX)}")
-        if self.transport not in TRANSPORTS:
+        if self.transport not in (None, *TRANSPORTS):
             raise LocallearnError(f"`{self.transport}` is no transport; there are {', '.join(TRANSPORTS)}")
         if self.network is not None:
             parse_network(self.network)

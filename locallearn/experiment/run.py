@@ -237,11 +237,13 @@ def failure_of(error: BaseException, store: Store) -> dict[str, Any]:
 
 
 def _paced(config: Config, how: How) -> Iterator[str]:
-    """What becomes of an emulated network."""
+    """What becomes of an emulated network, and of counting what sockets add where there are none."""
     if line := how.line(config):
         yield f"links between actors are paced as of {line}"
     elif config.network:
         yield f"network {config.network} is emulated between actors: with --on ray"
+    if how.on == "ray" and config.count == "wire" and how.carrier(config) == "ray":
+        yield "`count: wire` counts frames as they are on sockets; as calls of Ray they take more, which nothing here counts"
 
 
 def _resumed(store: Store, config: Config, how: How) -> tuple[str, ...]:

@@ -77,7 +77,7 @@ def training(config: Config, how: How, setup: Setup, resume: Snapshot | None, st
         resume=resume,
         address=how.address,
         keep_seconds=keep_seconds,
-        transport=how.transport,
+        transport=how.carrier(config),
         network=parse_network(line) if line else None,
         name=name,
         cluster=config.cluster,

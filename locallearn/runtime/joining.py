@@ -14,6 +14,7 @@ from typing import Any
 import ray
 
 from locallearn.errors import NoRay
+from locallearn.words import first_line
 
 _ENVIRONMENT = {
     "RAY_worker_niceness": "0",  # workers at normal priority
@@ -55,7 +56,7 @@ def _connect(address: str | None, needed: Mapping[str, float]) -> bool:
             _knock(address)
             ray.init(address=address, **quiet)
         except Exception as error:
-            raise NoRay(f"no Ray answers at `{address}`: {str(error).strip().splitlines()[0]}") from error
+            raise NoRay(f"no Ray answers at `{address}`: {first_line(error)}") from error
         return False
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
@@ -65,7 +66,7 @@ def _connect(address: str | None, needed: Mapping[str, float]) -> bool:
         try:
             ray.init(address="local", include_dashboard=False, num_cpus=cpus, resources=own, **quiet)
         except Exception as error:
-            raise NoRay(f"Ray did not start on this machine, which may be too busy: {str(error).strip().splitlines()[0]}") from error
+            raise NoRay(f"Ray did not start on this machine, which may be too busy: {first_line(error)}") from error
     return True
 
 

@@ -20,6 +20,7 @@ from locallearn.runtime.membership import Membership
 from locallearn.runtime.placement import Unplaced
 from locallearn.runtime.setup import Setup
 from locallearn.runtime.training import Evaluated, Event, Finished, Joined, Progress, Recovered, RolledBack, Snapshot, Watched
+from locallearn.words import first_line
 
 if TYPE_CHECKING:
     from locallearn.runtime.cluster import Crew
@@ -307,5 +308,5 @@ class Supervisor:
         step = max([w[1] for w in on_it if w[3] == shard] + [s.step for s in known if s.machine == shard], default=0)
         name = self._crew.called
         waited = "; ".join(f"{name(k)} was waiting for `{message}` of step {at} from {name(src)}" for k, at, message, src in on_it)
-        reason = str(gone).strip().splitlines()[0] if str(gone).strip() else "no answer"
+        reason = first_line(gone)
         return ShardLost(f"{name(shard)} died at step {step}" + (f" ({waited})" if waited else "") + f": {reason[:200]}")

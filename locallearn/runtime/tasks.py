@@ -14,6 +14,7 @@ from ray import exceptions
 from locallearn.cluster import PLAIN, Cluster
 from locallearn.errors import ShardLost
 from locallearn.runtime.placement import THREADS, Unplaced, unplaced
+from locallearn.words import first_line
 
 POLL_SECONDS = 0.2
 RETURNS = 3
@@ -85,7 +86,7 @@ class _Errand:
             except exceptions.RayError as error:
                 failures += 1
                 lost = lost or reached
-                reason = f"its task died at step {lost[0]}: {str(error).strip().splitlines()[0][:200]}"
+                reason = f"its task died at step {lost[0]}: {first_line(error)[:200]}"
                 if failures > RETURNS:
                     raise ShardLost(
                         f"{reason}\nGiven up after {RETURNS} returns to the same snapshot; the same command tries again."

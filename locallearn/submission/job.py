@@ -75,8 +75,10 @@ def job_of(
         if isinstance(base, str):
             _inside(path.parent / base, working_dir)
         found = sweeps.load(document)
-        if only:
-            (sweeps.select_studies if found.tune else sweeps.select)(found.studies if found.tune else found.runs, only)  # type: ignore[operator]
+        studies = sweeps.select_studies(found.studies, only) if found.tune and only else found.studies
+        alone = sweeps.select(found.runs, only) if only and not found.tune else found.runs
+        for each in [*alone, *(trial for study in studies for trial in study.trials)]:
+            runnable(each.config, how["on"])
         command, results = "sweep", Path(path.stem)
         content: Any = [document.data, read(path.parent / base).data if isinstance(base, str) else None, list(only)]
     else:
@@ -93,7 +95,7 @@ def job_of(
     if how["on"] != "ray" or command == "sweep":
         words += ["--address", "auto"]  # on all nodes, as many runs at a time as fit; without it one by one, or where the driver is
     if how["on"] == "ray":
-        words += ["--transport", how["transport"]] if how["transport"] != "socket" else []
+        words += ["--transport", how["transport"]] if how["transport"] else []
         words += ["--network", how["network"]] if how["network"] else []
     return Job(address, working_dir, f"{slug(path.stem)}-{digest[:DIGITS]}", (*words, *options), runs, results)
 

@@ -384,3 +384,4 @@ def test_the_job_runs_a_command_that_there_is():
     assert program == "locallearn"
     context = parsed(own_cli, command)
     assert (ROOT / Path(context.params["path"]).relative_to("/opt/locallearn")).exists()
+    assert context.params["address"] == "auto", "as many runs at a time as there is room for"

@@ -15,7 +15,9 @@ from locallearn.cluster import Cluster
 from locallearn.config.run import resolve, write_yaml
 from locallearn.data.dataset import Dataset
 from locallearn.errors import ConfigError
+from locallearn.experiment.how import How
 from locallearn.experiment.prepare import Making, prepare
+from locallearn.experiment.run import _paced
 from locallearn.runtime.cluster import Crew
 from locallearn.runtime.framed import EagerSession
 from locallearn.runtime.placement import Node, Place, Seat, Share, Unplaced, Wanted, fits, roomier, shares, told
@@ -48,10 +50,26 @@ def test_what_is_asked_of_a_cluster_is_no_part_of_a_runs_identity():
     )
 
 
+def test_a_run_may_ask_for_its_transport_and_a_flag_wins():
+    asked, plain = resolve({**RUN, "cluster": {"transport": "ray"}}), resolve(RUN)
+    assert asked.digest() == plain.digest()
+    assert asked.aside()["cluster"] == {"transport": "ray"}
+    found = [How("ray", transport=flag).carrier(config) for config in (plain, asked) for flag in (None, "socket", "ray")]
+    assert found == ["socket", "socket", "ray", "ray", "socket", "ray"]
+
+
+@pytest.mark.parametrize(("transport", "noted"), [("ray", True), ("socket", False)])
+def test_that_calls_of_ray_are_not_what_wire_counts_is_noted(transport, noted):
+    config = resolve({**RUN, "count": "wire", "cluster": {"transport": transport}})
+    assert any("count: wire" in note for note in _paced(config, How("ray"))) is noted
+    assert not list(_paced(config, How("eager")))
+
+
 @pytest.mark.parametrize(
     ("cluster", "mistake"),
     [
         ({"spread": "strikt"}, "cluster.spread: `strikt`.*did you mean `strict`"),
+        ({"transport": "sockets"}, "cluster.transport: `sockets`.*did you mean `socket`"),
         ({"sprad": "strict"}, "cluster.sprad: unknown key; did you mean `spread`"),
         ({"cpus": [1, 2]}, "cluster.cpus.*has 2 entries for 3 shards"),
         ({"resources": [{"rack": 1}]}, "cluster.resources.*has 1 entry for 3 shards"),

@@ -30,7 +30,7 @@ RUN = {
     "data": {"name": "fashion14", "limit": 300, "validation": 40},
     "train": {"steps": 6, "batch": 16},
 }
-HOW = {"on": "ray", "transport": "socket", "network": None}
+HOW = {"on": "ray", "transport": None, "network": None}
 URL = "http://head:8265"
 NOON = datetime.datetime(2026, 11, 27, 12, 0, 5)
 
@@ -109,6 +109,15 @@ def test_results_are_those_of_the_run_or_of_the_whole_sweep(made):
 def test_mistakes_are_found_here(made, name, options, mistake):
     with pytest.raises(ConfigError, match=mistake):
         made(name, **options)
+
+
+@pytest.mark.parametrize("more", [{}, {"tune": {"trials": 2, "space": {"train.optimizer.rate": {"log": [0.001, 0.1]}}}}])
+def test_what_actors_cannot_do_is_found_here_in_sweeps_too(made, project, more):
+    sweep = {"base": {**RUN, "diagnostics": ["norms"]}, "vary": {"train.batch": [16, 32]}, **more}
+    (project / "experiments" / "looked.yaml").write_text(yaml.safe_dump(sweep))
+    with pytest.raises(ConfigError, match="need the whole network in one process"):
+        made("looked")
+    assert made("looked", how={**HOW, "on": "local"}).words[3] == "sweep"
 
 
 def test_a_file_that_would_not_travel_is_refused(made, project):

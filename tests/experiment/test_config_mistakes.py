@@ -143,7 +143,7 @@ def test_one_mistake_on_the_last_line(load_text, good, line, expected):
         ("replicas: {count: 2, on_loss: wait}", "`replicas.on_loss: wait`: "),
         ("replicas: {count: 0}", "`replicas.count: 0`: input should be greater than or equal to 1"),
         ("replicas: {count: 2}\ncodecs: {weight: [delayed(1), int8]}", '`codecs.weight: ["delayed(1)", "int8"]`: what replicas average'),
-        ("replicas: {count: 2}\nschedule: {network: 1mbit, step: 1.0}", "`replicas.count: 2`: the virtual clock is that of one chain"),
+        ("replicas: {count: 2}\nschedule: {network: 1mbit, step: 1.0}", "`replicas.count: 2`: averages are taken after the same step"),
     ],
 )
 def test_replicas(load_text, good, lines, expected):
