@@ -37,7 +37,8 @@ class How:
     on: `local` (one compiled program), `eager` (message by message) or `ray` (one actor for each shard). address: of a Ray that runs
     already, on which the run is then carried out: as actors, or else as one task. transport: of the frames between actors, one of
     `TRANSPORTS`, and network: emulated between them, both in place of the run's own. keep_seconds: least time between checkpoints.
-    interrupted: asked after every event, true to stop. load: gets data into memory. retry: whether a run that failed is tried again. shared: what
+    interrupted: asked after every event, true to stop.
+    load: gets data into memory. retry: whether a run that failed is tried again. shared: what
     earlier runs left for others that differ in seeds and rates alone. source, varied, tuned: noted beside the run, where it comes from,
     what sets it apart in a sweep and what tuning has to do with it.
     """
