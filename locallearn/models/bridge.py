@@ -4,7 +4,8 @@
     x = E c                       the first layer of the block above it, back to the width that it was made for
 
 P and E act on the last axis: on the features of dense blocks, on the channels at each position of convolutional ones (a 1x1 convolution).
-P belongs to the sending block and E to the receiving one, so that whatever rule trains the block trains them, too.
+P belongs to the sending block and E to the receiving one, so that whatever rule trains the block trains them, too
+(node perturbation and activity-perturbed forward gradients learn what is in `pre` alone, and leave P as it was drawn).
 
 Where `post` has to be elementwise (`Rule.needs`: there is no energy otherwise) P stands before the activation: pre = P pre(x) + p, and the
 block passes on its activation of so many units.
