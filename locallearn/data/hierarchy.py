@@ -10,15 +10,16 @@ from typing import Annotated, ClassVar
 import numpy as np
 from annotated_types import Ge, Le, Lt
 
-from locallearn.data.dataset import Arrays, Dataset
+from locallearn.data.dataset import Arrays
+from locallearn.data.generated import TEST, TRAIN, Generated
 from locallearn.fields import Count, Fraction
 
-_STREAM = 0x6869657261726368  # keeps the random numbers apart from those of the batch order under the same seed
-_RULES, _TRAIN, _TEST = range(3)
+_FIRST = 0x6869657261726368  # keeps the random numbers apart from those of the batch order under the same seed
+_STREAMS = {"grammar": 0, TRAIN: 1, TEST: 2}
 
 
 @dataclass(frozen=True)
-class Hierarchy:
+class Hierarchy(Generated):
     """Sentences of a random grammar: a class is a symbol, which stands for two symbols, each of which stands for two, and so on down.
 
     x float32 [2^levels, symbols]: the visible symbols, one-hot, less their mean and over their standard deviation. As many balanced classes
@@ -32,7 +33,6 @@ class Hierarchy:
     """
 
     name: ClassVar[str] = "hierarchy"
-    licence: ClassVar[str] = "MIT (generated)"
 
     samples: Count = 20000  # training examples
     test_samples: Count = 4000
@@ -58,35 +58,9 @@ class Hierarchy:
         """Positions and symbols."""
         return 2**self.levels, self.symbols
 
-    @property
-    def train_size(self) -> int:
-        """Training examples."""
-        return self.samples
-
-    @property
-    def test_size(self) -> int:
-        """Test examples."""
-        return self.test_samples
-
-    def source(self) -> str:
-        """Where the examples come from."""
-        return "generated"
-
-    def available(self) -> bool:
-        """Always."""
-        return True
-
-    def load(self) -> Dataset:
-        """Generate the examples: the same for the same fields; the test set does not depend on `samples`.
-
-        A later numpy may draw other numbers from the same stream (NEP 19); the fingerprint would tell.
-        """
-        train, test = self._examples(self.samples, _TRAIN), self._examples(self.test_samples, _TEST)
-        return Dataset.of(self.name, train, test, classes=self.classes)
-
     def grammar(self) -> np.ndarray:
         """Of each level from the top, the pairs of each symbol: int[levels, symbols, synonyms, 2]."""
-        rng, v = self._rng(_RULES), self.symbols
+        rng, v = self._rng("grammar"), self.symbols
         drawn = [rng.permutation(v * v)[: v * self.synonyms] for _ in range(self.levels)]
         return np.stack([np.stack(np.divmod(pairs, v), -1).reshape(v, self.synonyms, 2) for pairs in drawn])
 
@@ -101,5 +75,5 @@ class Hierarchy:
         x = np.eye(self.symbols, dtype=np.float32)[words] - np.float32(1 / self.symbols)
         return Arrays(x * np.float32(self.symbols / math.sqrt(self.symbols - 1)), y)
 
-    def _rng(self, stream: int) -> np.random.Generator:
-        return np.random.Generator(np.random.Philox(key=np.array([self.seed, _STREAM + stream], np.uint64)))
+    def _rng(self, stream: int | str) -> np.random.Generator:
+        return np.random.Generator(np.random.Philox(key=np.array([self.seed, _FIRST + _STREAMS[stream]], np.uint64)))

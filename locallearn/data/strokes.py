@@ -8,7 +8,8 @@ from typing import Annotated, ClassVar
 import numpy as np
 from annotated_types import Ge, Le, Lt
 
-from locallearn.data.dataset import Arrays, Dataset
+from locallearn.data.dataset import Arrays
+from locallearn.data.generated import Generated
 from locallearn.fields import Count, NonNegative
 
 # The strokes as corners (position 0 to 11, height); each starts and ends at height 0. A 6 is an upturned 0, a 7 an
@@ -38,7 +39,7 @@ _MEAN, _DEVIATION = -0.006, 0.153
 
 
 @dataclass(frozen=True)
-class Strokes1d:
+class Strokes1d(Generated):
     """Ten one-dimensional strokes under shift, scale, shear and noise; generated, as many as wanted.
 
     x float32 [40], of mean 0 and standard deviation 1 over all values with the default settings; 10 balanced classes.
@@ -59,8 +60,6 @@ class Strokes1d:
 
     name: ClassVar[str] = "strokes1d"
     example_shape: ClassVar[tuple[int, ...]] = (_LENGTH,)
-    classes: ClassVar[int] = 10
-    licence: ClassVar[str] = "MIT (generated)"
 
     samples: Count = 4000  # training examples
     test_samples: Count = 1000
@@ -73,30 +72,9 @@ class Strokes1d:
     white_noise: NonNegative = 0.02  # standard deviation of the independent noise on every point
 
     @property
-    def train_size(self) -> int:
-        """Training examples."""
-        return self.samples
-
-    @property
-    def test_size(self) -> int:
-        """Test examples."""
-        return self.test_samples
-
-    def source(self) -> str:
-        """Where the examples come from."""
-        return "generated"
-
-    def available(self) -> bool:
-        """Always."""
-        return True
-
-    def load(self) -> Dataset:
-        """Generate the examples: the same for the same fields; the test set does not depend on `samples`.
-
-        A later numpy may draw other normal numbers from the same stream (NEP 19); the fingerprint would tell.
-        """
-        train, test = self._examples(self.samples, stream=0), self._examples(self.test_samples, stream=1)
-        return Dataset.of(self.name, train, test, classes=self.classes)
+    def classes(self) -> int:
+        """As many as strokes."""
+        return len(_STROKES)
 
     def _examples(self, count: int, stream: int) -> Arrays:
         rng = np.random.Generator(np.random.Philox(key=np.array([self.seed, _STREAM + stream], np.uint64)))
