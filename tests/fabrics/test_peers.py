@@ -137,6 +137,27 @@ def test_images_are_augmented_as_in_eager_bit_for_bit(hired):
     assert any(a.tobytes() != b.tobytes() for x, y in zip(plain.shards, ours.shards, strict=True) for a, b in zip(x, y, strict=True))
 
 
+def test_wide_products_have_the_same_bits_in_both(hired, tmp_path):
+    """Which depend on how many threads compute them. As a user has it: a command of its own, on as many threads as it takes by itself."""
+    settings = {
+        "rule": {"name": "backprop"},
+        "model": {"name": "mlp", "widths": [196, 512, 512, 10], "shards": 3},
+        "data": {"name": "fashion14", "limit": 512},
+        "train": {"steps": 4, "batch": 128, "evaluate_every": 4},
+    }
+    (tmp_path / "wide.yaml").write_text(json.dumps(settings))
+    own = {name: value for name, value in os.environ.items() if name != "NPROC"}
+    words = ["run", str(tmp_path / "wide.yaml"), "--on", "eager", "--runs", str(tmp_path / "runs"), "-q"]
+    subprocess.run([sys.executable, "-m", "locallearn", *words], check=True, env=own, timeout=300)
+    (folder,) = (path.parent for path in tmp_path.rglob("result.json"))
+    eager = load(folder)
+    hired.transport = "socket"
+    *_, last = hired.train(functools.partial(prepare, resolve(settings)))
+    assert last.test_accuracy == eager.test_accuracy
+    assert [array.tobytes() for own in last.shards for array in own] == [array.tobytes() for array in eager.arrays.values()]
+    assert json.loads((folder / "meta.json").read_text())["threads"] == 1
+
+
 def test_an_emulated_network_costs_its_time_and_changes_nothing(crew):
     """Each of six steps waits for four messages in a row, two up and two down; then an evaluation for two."""
     make = setup_of("backprop", steps=6)
@@ -292,24 +313,3 @@ def test_a_shard_that_stands_still_for_long_is_replaced(crew, monkeypatch):
     assert back.reason.startswith("shard 1 died at step")
     assert events[-1].traffic == ours.traffic
     assert all(a.tobytes() == b.tobytes() for x, y in zip(events[-1].shards, ours.shards, strict=True) for a, b in zip(x, y, strict=True))
-
-
-def test_wide_products_have_the_same_bits_in_both(hired, tmp_path):
-    """Which depend on how many threads compute them. As a user has it: a command of its own, on as many threads as it takes by itself."""
-    settings = {
-        "rule": {"name": "backprop"},
-        "model": {"name": "mlp", "widths": [196, 512, 512, 10], "shards": 3},
-        "data": {"name": "fashion14", "limit": 512},
-        "train": {"steps": 4, "batch": 128, "evaluate_every": 4},
-    }
-    (tmp_path / "wide.yaml").write_text(json.dumps(settings))
-    own = {name: value for name, value in os.environ.items() if name != "NPROC"}
-    words = ["run", str(tmp_path / "wide.yaml"), "--on", "eager", "--runs", str(tmp_path / "runs"), "-q"]
-    subprocess.run([sys.executable, "-m", "locallearn", *words], check=True, env=own, timeout=300)
-    (folder,) = (path.parent for path in tmp_path.rglob("result.json"))
-    eager = load(folder)
-    hired.transport = "socket"
-    *_, last = hired.train(functools.partial(prepare, resolve(settings)))
-    assert last.test_accuracy == eager.test_accuracy
-    assert [array.tobytes() for own in last.shards for array in own] == [array.tobytes() for array in eager.arrays.values()]
-    assert json.loads((folder / "meta.json").read_text())["threads"] == 1
