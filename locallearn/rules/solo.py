@@ -25,7 +25,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,6 @@ from locallearn.block import Block, State, stacked
 from locallearn.chain import Chain, Row
 from locallearn.convolution import Convolution
 from locallearn.fields import Count, NonNegativeInt
-from locallearn.markers import Later
 from locallearn.rule import Batch, Info, Message, Rule
 from locallearn.rules._common import Top, flat, output_error
 from locallearn.rules.backprop import Pulled, backward
@@ -117,9 +116,9 @@ class Solo(Rule):
     """
 
     members: Count = 1
-    depth: Annotated[NonNegativeInt, Later()] = 0
-    width: Annotated[NonNegativeInt, Later()] = 0
-    head: Annotated[Literal["mlp", "conv"], Later()] = "mlp"
+    depth: NonNegativeInt = 0
+    width: NonNegativeInt = 0
+    head: Literal["mlp", "conv"] = "mlp"
 
     messages: ClassVar = {
         "activation": Message("activation", "up", "h_l, once, within the one shard"),

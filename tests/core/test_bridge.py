@@ -46,7 +46,11 @@ def ready(blocks, rule, placement=None, width=WIDTH):
     return [replace(block, batch=2) for block in held]
 
 
-@pytest.mark.parametrize("name", RULES)
+EVERYDAY = ("backprop", "direct_feedback", "predictive_coding", "equilibrium_propagation", "mono_forward", "node_perturbation", "softhebb")
+"""The others take a minute together."""
+
+
+@pytest.mark.parametrize("name", [name if name in EVERYDAY else pytest.param(name, marks=pytest.mark.slow) for name in RULES])
 def test_every_rule_trains_blocks_between_bridges(name):
     rule, asked = RULES[name](), {"name": "mlp", "widths": (12, 9, 6, 3)} | MODEL.get(name, {})
     asked["widths"] = (12, 9, 6, 3)
