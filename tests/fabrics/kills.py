@@ -6,8 +6,9 @@
 Each run trains in a process of its own, with a Ray of its own. An actor, any worker of Ray (its agents among them), Ray's node or the
 driver is killed with SIGKILL: while things start, in compilation, training, at a snapshot, as it is written, or in an evaluation. Some
 runs have a Ray of three nodes, one of which is lost, with all of its processes; some have lines of 64 kbit/s between their shards, on which
-a step or an evaluation takes long enough to be hit. Where the driver or its node dies, the same command is given again. At the end the
-result is compared with a run that nobody disturbed, bit for bit, and the process table is searched for what a run left.
+a step or an evaluation takes long enough to be hit; some are replicas, and some send their frames through Ray. Where the driver or its node
+dies, the same command is given again. At the end the result is compared with a run that nobody disturbed, bit for bit, and the process
+table is searched for what a run left.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from typing import Any, NamedTuple
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
-from locallearn.experiment.how import How
+from locallearn.experiment.how import TRANSPORTS, How
 from locallearn.experiment.result import Result, load
 from locallearn.experiment.run import execute
 from locallearn.experiment.store import FINISHED, Store
@@ -58,8 +59,8 @@ def alike(one: Result, other: Result) -> bool:
 def drive(case: Case, folder: Path) -> None:
     """Train, and say on standard output what happens, line by line."""
     with machines() if case.kind == "machine" else contextlib.nullcontext() as address:
-        line = SLOW_LINE if case.slow else None
-        execute(case.config(), How("ray", address=address, network=line, keep_seconds=case.keep, tell=tell), folder)
+        line, keep = SLOW_LINE if case.slow else None, case.keep
+        execute(case.config(), How("ray", address, case.transport, line, keep, tell=tell), folder)
 
 
 def tell(event: Any) -> None:
@@ -123,18 +124,18 @@ def many(runs: int, seed: int) -> int:
     moments, seconds = Counter[str](), defaultdict[str, list[float]](list)
     with tempfile.TemporaryDirectory(prefix="ll") as folder:
         for k in range(runs):
-            rule, kind = chance.choice(list(FAST)), KINDS[k % len(KINDS)]
+            name, transport, kind = chance.choice(list(FAST)), chance.choice(TRANSPORTS), KINDS[k % len(KINDS)]
             strikes = tuple(MOMENTS[(k // len(KINDS) + i * 3) % len(MOMENTS)] for i in range(chance.choice((1, 1, 2))))
-            case = Case(rule, chance.random() < 0.5, chance.choice((1.0, 5.0)), kind, strikes)
+            case = Case(name, chance.random() < 0.5, chance.choice((1.0, 5.0, 20.0)), transport, kind, strikes)
             place = Path(folder) / str(k)
             found = one(case, place, chance)
             right[case.config().digest()] = expected = right.get(case.config().digest()) or execute(case.config(), How("eager"))
             good = alike(load(place), expected)
             wrong += not good or bool(found.left)
             moments.update(strike.moment for strike in found.strikes)
-            seconds[f"{kind:8} keep {case.keep:.0f} s"] += found.lost
+            seconds[f"{kind:8} keep {case.keep:2.0f} s"] += found.lost
             where = ", ".join(f"{strike.moment} at {strike.step}" for strike in found.strikes) or "over before"
-            told = f"{k:2} {rule:15} {'slow' if case.slow else 'fast'} {kind:7} keep {case.keep:.0f} s  {where:36}"
+            told = f"{k:2} {name:15} {'slow' if case.slow else 'fast'} {transport:6} {kind:7} keep {case.keep:2.0f} s  {where:36}"
             told += f" commands {found.commands}  lost {' '.join(f'{s:.1f}' for s in found.lost):10} left {len(found.left)}"
             print(f"{told}  {'right' if good else 'WRONG'}", flush=True)
     for name, every in sorted(seconds.items()):
@@ -149,10 +150,10 @@ if __name__ == "__main__":
     options.add_argument("--runs", type=int, default=50)
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--soak", type=float)
-    options.add_argument("--drive", nargs=5, help=argparse.SUPPRESS)
+    options.add_argument("--drive", nargs=6, help=argparse.SUPPRESS)
     asked = options.parse_args()
     if asked.drive:
-        place, rule, slow, keep, kind = asked.drive
-        drive(Case(rule, slow == "True", float(keep), kind, ()), Path(place))
+        place, name, slow, keep, transport, kind = asked.drive
+        drive(Case(name, slow == "True", float(keep), transport, kind, ()), Path(place))
     else:
         sys.exit(bool(soak(config("mono_forward", 10**7, 400), asked.soak) if asked.soak else many(asked.runs, asked.seed)))

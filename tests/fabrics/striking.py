@@ -17,23 +17,27 @@ from typing import Any, NamedTuple
 
 from locallearn.experiment.api import configuration
 
-FAST = {"backprop": 2000, "mono_forward": 3000, "direct_feedback": 2000}
-SLOW = {"backprop": 60, "mono_forward": 300, "direct_feedback": 100}
-"""Steps of runs without and with slow lines: ten seconds or so of training."""
+FAST = {"backprop": 2000, "mono_forward": 3000, "direct_feedback": 2000, "replicas": 2000}
+SLOW = {"backprop": 60, "mono_forward": 300, "direct_feedback": 100, "replicas": 60}
+"""Steps of runs without and with slow lines: ten seconds or so of training. replicas: two chains of backpropagation on their own data."""
+LONG_SECONDS = 10.0
+"""A run with more than that between its snapshots is three times as long."""
 SLOW_LINE = "64kbit"
 MARK = "LOCALLEARN_KILLED_RUN"
 """In the environment of every process of a run."""
 
 
-def config(rule: str, steps: int, every: int) -> Any:
-    """Three shards and codecs that remember."""
+def config(name: str, steps: int, every: int) -> Any:
+    """A rule on three shards, or replicas of two, with codecs that remember."""
+    several = name == "replicas"
     return configuration(
         {
-            "rule": {"name": rule},
-            "model": {"name": "mlp", "widths": [40, 12, 11, 10], "shards": 3},
+            "rule": {"name": "backprop" if several else name},
+            "model": {"name": "mlp", "widths": [40, 12, 11, 10], "shards": 2 if several else 3},
             "data": {"name": "strokes1d", "samples": 400, "test_samples": 100},
             "train": {"steps": steps, "batch": 16, "evaluate_every": every},
             "codecs": {"default": ["error_feedback", "int8"]},
+            "replicas": {"count": 2, "average_every": 10} if several else {},
         }
     )
 
@@ -41,16 +45,17 @@ def config(rule: str, steps: int, every: int) -> Any:
 class Case(NamedTuple):
     """A run, and what is done to it. strikes: at which moments. keep: seconds between snapshots. slow: whether lines are."""
 
-    rule: str
+    name: str
     slow: bool
     keep: float
+    transport: str
     kind: str
     strikes: tuple[str, ...]
 
     @property
     def steps(self) -> int:
         """How long it is."""
-        return (SLOW if self.slow else FAST)[self.rule]
+        return (SLOW if self.slow else FAST)[self.name] * (3 if self.keep > LONG_SECONDS else 1)
 
     @property
     def every(self) -> int:
@@ -59,7 +64,7 @@ class Case(NamedTuple):
 
     def config(self) -> Any:
         """What it trains."""
-        return config(self.rule, self.steps, self.every)
+        return config(self.name, self.steps, self.every)
 
 
 class Said(NamedTuple):
@@ -89,7 +94,7 @@ class Running:
     def begin(self) -> None:
         """Give the command."""
         self.commands += 1
-        words = [sys.executable, "-m", "tests.fabrics.kills", "--drive", str(self.folder), *map(str, self.case[:4])]
+        words = [sys.executable, "-m", "tests.fabrics.kills", "--drive", str(self.folder), *map(str, self.case[:5])]
         with (self.folder.parent / f"{self.folder.name}.err").open("ab") as errors:
             own = {**os.environ, MARK: str(self.folder), "RAY_TMPDIR": str(self.folder.parent)}
             self.driver = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=errors, text=True, env=own)
