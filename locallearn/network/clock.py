@@ -12,6 +12,7 @@ after shard: the pipeline of a network of 10,000 shards takes longer to fill tha
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 
@@ -35,47 +36,56 @@ def ends(events: Sequence[Event], network: Network, steps: int) -> np.ndarray:
 
 
 def _replayed(events: Sequence[Event], network: Network, steps: int, ahead: int) -> np.ndarray:
-    """Step by step, until steps repeat themselves."""
+    """Step by step, until steps repeat themselves. What a step does not send, it does not wait for: the receiver has the last one."""
     shards = 1 + max(max(event.shard, event.to or 0) for event in events)
     cpu, up, done = [0.0] * shards, [0.0] * shards, [0.0] * len(events)
     early = [k for k, event in enumerate(events) if event.early]
-    sent: dict[int, deque[float]] = {k: deque() for k in early}
+    arrivals: dict[int, deque[float]] = {k: deque() for k in early}
     takes, travels = [event.takes(network) for event in events], [event.travels(network) for event in events]
+    spaced = {k for k, event in enumerate(events) if event.to is not None and event.spacing > 1}
+    period = math.lcm(*(events[k].spacing // math.gcd(events[k].spacing, events[k].turns) for k in spaced))
+    for k in spaced:
+        takes[k], travels[k] = takes[k] / events[k].frames, network.latency
     found: list[float] = []
-    settled = 0
+    rows, settled = [cpu[:]], 0
 
-    def send(k: int, ready: float) -> float:
+    def send(k: int, ready: float, step: int) -> float:
+        if k in spaced and not events[k].sent(step):
+            return 0.0
         shard = events[k].shard
         up[shard] = max(ready, up[shard]) + takes[k]
         return up[shard] + travels[k]
 
     for step in range(steps):
-        before = cpu[:]
-        for _ in range(ahead + 1 if step == 0 else 1):
+        for sending in range(ahead + 1) if step == 0 else [step + ahead]:
             for k in early:
-                sent[k].append(send(k, cpu[events[k].shard]))
+                arrivals[k].append(send(k, cpu[events[k].shard], sending))
         for k, event in enumerate(events):
             if event.early:
-                done[k] = sent[k].popleft()
+                done[k] = arrivals[k].popleft()
                 continue
             ready = max([done[need] for need in event.needs], default=0.0)
             if event.to is None:
                 cpu[event.shard] = done[k] = max(ready, cpu[event.shard]) + event.cost
             else:
-                done[k] = send(k, ready)
+                done[k] = send(k, ready, step)
         found.append(max(cpu))
-        moved = [now - was for now, was in zip(cpu, before, strict=True)]
-        settled = settled + 1 if step and max(moved) - min(moved) <= SAME * max(moved) and _repeats(found) else 0
-        if settled >= SETTLED and step > ahead:
-            period = found[-1] - found[-2]
-            return np.concatenate([found, found[-1] + period * np.arange(1, steps - step)])
+        rows = [*rows[-period:], cpu[:]]
+        moved = [now - was for now, was in zip(cpu, rows[0], strict=True)]
+        even = step >= period and max(moved) - min(moved) <= SAME * max(moved) and _repeats(found[-1 : -2 - 2 * period : -period])
+        settled = settled + 1 if even else 0
+        if settled >= SETTLED * period and step > ahead:
+            last, count = np.array(found[-period:]), -(-(steps - step - 1) // period)
+            ahead_of = last + (found[-1] - found[-1 - period]) * np.arange(1, count + 1)[:, None]
+            return np.concatenate([found, ahead_of.ravel()])[:steps]
     return np.array(found)
 
 
 def _repeats(found: Sequence[float]) -> bool:
+    """Of times one period apart, the latest first."""
     if len(found) < 3:
         return False
-    last, before = found[-1] - found[-2], found[-2] - found[-3]
+    last, before = found[0] - found[1], found[1] - found[2]
     return abs(last - before) <= SAME * last
 
 

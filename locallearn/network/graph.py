@@ -8,6 +8,7 @@ function, message and block in a `Prices`.
 from __future__ import annotations
 
 import heapq
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -18,12 +19,16 @@ from locallearn.chain import RESTING, Chain, Fabric, Move, Row
 from locallearn.networks import Network
 from locallearn.rule import Batch, Rule, descend
 
+EVEN = 0.1
+"""Every k-th message is sent where the share of those that are differs from 1/k by no more than this share of it: few steps end amid k."""
+
 
 class Event(NamedTuple):
     """Shard `shard` computes for `cost` seconds, or sends `cost` bytes to the shard `to`, after the events `needs`.
 
     early: whether what is sent follows from the batch alone, so that it need not wait for its step. reads: whether what is computed
-    uses the shard's weights. frames: how many frames are sent in a step; on average, as `cost` then is, where not every step sends one.
+    uses the shard's weights. frames: how many frames are sent; on average, as `cost` then is, where not every step sends one. turn, turns:
+    which of the channel's messages in a step it is, and of how many.
     """
 
     shard: int
@@ -33,6 +38,18 @@ class Event(NamedTuple):
     early: bool = False
     reads: bool = False
     frames: float = 1.0
+    turn: int = 0
+    turns: int = 1
+
+    @property
+    def spacing(self) -> int:
+        """Of how many messages of the channel one is sent, as `every` does; 1 where all are, or where nobody knows which."""
+        among = round(1 / self.frames)
+        return among if abs(among * self.frames - 1) <= EVEN else 1
+
+    def sent(self, step: int) -> bool:
+        """Whether a step sends it."""
+        return (step * self.turns + self.turn) % self.spacing == 0
 
     def takes(self, network: Network) -> float:
         """Seconds of the shard's processor, or of its line out."""
@@ -75,6 +92,7 @@ class Skeleton(Fabric):
     def __init__(self, placement: Sequence[int], prices: Prices):
         self.placement, self._prices = placement, prices
         self.events: list[Event] = []
+        self._sends: dict[tuple[str, int, int], list[int]] = defaultdict(list)
 
     def compute(self, i: int, fn: Callable[..., Any], block: Block, *args: Any, **options: Any) -> Token:
         """One event."""
@@ -100,6 +118,7 @@ class Skeleton(Fabric):
         if not frames:
             return Token(early=True)  # what the receiver keeps was there before the step
         needs = () if value._event is None else (value._event,)
+        self._sends[name, self.placement[src], self.placement[dst]].append(len(self.events))
         return self._noted(Event(self.placement[src], needs, size, self.placement[dst], value._early, frames=frames), False)
 
     def repeat(self, times: int, body: Callable[[Any, Any], Any], carry: Any) -> Any:
@@ -107,6 +126,13 @@ class Skeleton(Fabric):
         for _ in range(times):
             carry = body(Token(), carry)
         return carry
+
+    def numbered(self) -> list[Event]:
+        """What happened, each message with its turn."""
+        for channel in self._sends.values():
+            for turn, k in enumerate(channel):
+                self.events[k] = self.events[k]._replace(turn=turn, turns=len(channel))
+        return self.events
 
     def _noted(self, event: Event, early: bool) -> Token:
         self.events.append(event)
@@ -125,9 +151,9 @@ def step_graph(rule: Rule, blocks: Sequence[Block], placement: Sequence[int], pr
     batch = Batch(*(Token(early=True) for _ in Batch._fields))
     if microbatches == 1:
         rule.step(chain, state, batch)
-        return skeleton.events
+        return skeleton.numbered()
     grads, _, _ = rule.gradients(chain, state, batch)
-    one = skeleton.events
+    one = skeleton.numbered()
     events = [event._replace(needs=tuple(need * microbatches + m for need in event.needs)) for event in one for m in range(microbatches)]
     price = [prices.compute(function_name(descend), i) for i in range(len(blocks))]
     for i, grad in enumerate(grads):

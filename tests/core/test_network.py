@@ -29,13 +29,17 @@ SLOW = Network("slow", 1000.0, 1000.0, 0.5)
 
 
 class Flat:
-    """Every function takes a second, every message a kilobyte."""
+    """Every function takes a second, every message a kilobyte; of what goes down, as many frames as one likes."""
+
+    def __init__(self, down=1.0):
+        self.down = down
 
     def compute(self, name, block):
         return 1.0
 
     def message(self, name, src, dst):
-        return 1000.0, 1.0
+        frames = self.down if src > dst else 1.0
+        return 1000.0 * frames, frames
 
 
 def stage(rule, widths=(196, 20, 16, 12, 10), activation="relu", **options):
@@ -63,7 +67,10 @@ def by_heap(events, net, steps, ahead):
                 cpu[event.shard].append((step, k))
             elif not event.early:
                 wire[event.shard].append((step, k, None))
-    done, finished = {}, {}
+    silent = {(step, k) for k, event in enumerate(events) for step in range(steps + ahead) if event.to is not None and not event.sent(step)}
+    wire = {s: [task for task in tasks if tuple(task[:2]) not in silent] for s, tasks in wire.items()}
+    wire = defaultdict(list, wire)
+    done, finished = dict.fromkeys(silent, 0.0), {}
     last = {event.shard: k for k, event in enumerate(events) if event.to is None}
     busy = {("cpu", s): False for s in range(shards)} | {("wire", s): False for s in range(shards)}
     heap, number, now = [], 0, 0.0
@@ -83,7 +90,7 @@ def by_heap(events, net, steps, ahead):
                 if not waits and (events[k].early or ready(step, k)):
                     busy["wire", s] = True
                     wire[s].pop(0)
-                    time = net.seconds(events[k].cost)
+                    time = net.seconds(events[k].cost / (events[k].frames if events[k].spacing > 1 else 1))
                     arrives = now + time + net.latency
                     heapq.heappush(heap, (now + time, number := number + 1, "wire", s, None))
                     heapq.heappush(heap, (arrives, number := number + 1, "arrived", s, (step, k)))
@@ -107,6 +114,18 @@ def test_recurrences_are_what_an_event_heap_finds(rule, net):
     events = graph(rule)
     ahead = 2
     np.testing.assert_allclose(_replayed(events, net, 12, ahead), by_heap(events, net, 12, ahead), rtol=1e-9)
+
+
+@pytest.mark.parametrize("rule", ["backprop", "predictive_coding"])
+@pytest.mark.parametrize("among", [2, 3, 5])
+@pytest.mark.parametrize("net", [SLOW, Network("far", 1e6, 1e6, 30.0)], ids=lambda net: net.name)
+def test_what_every_few_messages_are_is_what_an_event_heap_finds(rule, among, net):
+    """Steps that send nothing down wait for nothing, and repeat themselves only after a while."""
+    events = graph(rule, Flat(1 / among))
+    found = _replayed(events, net, 400, 2)
+    np.testing.assert_allclose(found[:40], by_heap(events, net, 40, 2), rtol=1e-9)
+    np.testing.assert_allclose(np.diff(found[-30:]), np.diff(found[-60:-30]), rtol=1e-6)
+    assert rule == "predictive_coding" or found[-1] < 0.9 * _replayed(graph(rule), net, 400, 2)[-1]
 
 
 @pytest.mark.parametrize("rule", ["mono_forward", "local_classifier", "softhebb", "drtp"])
@@ -133,6 +152,12 @@ def test_a_chain_of_two_by_hand():
     """One second at 0, a kilobyte up (1 s and 0.5 s of latency), one second at 1, and back: 5 s a step, nothing overlaps."""
     events = [Event(0, (), 1.0), Event(0, (0,), 1000.0, 1), Event(1, (1,), 1.0), Event(1, (2,), 1000.0, 0), Event(0, (3,), 0.0)]
     np.testing.assert_allclose(ends(events, SLOW, 4), [5, 10, 15, 20])
+
+
+def test_a_chain_of_two_that_answers_every_other_time_by_hand():
+    """The step that gets no answer ends 3.5 s after the one that did, and the bottom is by then at the next one: 6 s for both."""
+    events = [Event(0, (), 1.0), Event(0, (0,), 1000.0, 1), Event(1, (1,), 1.0), Event(1, (2,), 500.0, 0, frames=0.5), Event(0, (3,), 0.0)]
+    np.testing.assert_allclose(ends(events, SLOW, 30)[[0, 1, 2, 3, 4, 5, 28, 29]], [5, 8.5, 11, 14.5, 17, 20.5, 89, 92.5])
 
 
 def test_a_pipeline_by_hand():
