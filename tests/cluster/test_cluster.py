@@ -1,6 +1,6 @@
 """A real head and two worker nodes, each a set of processes on this machine: jobs are submitted, fail, are stopped, go on, and come home.
 
-python -m pytest tests/cluster/test_cluster.py -m slow
+python -m pytest tests/cluster/test_cluster.py -m "slow or not slow"
 """
 
 import json
@@ -16,7 +16,7 @@ import yaml
 import locallearn
 from locallearn.experiment.store import Store
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = pytest.mark.ray
 
 RUN = {
     "rule": {"name": "direct_feedback"},
@@ -83,6 +83,7 @@ def test_a_job_on_three_nodes_gives_the_bits_of_one_process(processes, project, 
     assert (meta["on"], Store(the_run(project / "alone")).read("meta.json")["on"]) == ("ray", "eager")
 
 
+@pytest.mark.slow
 def test_the_same_command_again_finds_what_is_finished(processes, project, call):
     done = call(*submit(processes, "some.yaml", "--into", "again"))
     assert re.search(r"^already ", done.stdout, re.M)
@@ -90,6 +91,7 @@ def test_the_same_command_again_finds_what_is_finished(processes, project, call)
     assert not (the_run(project / "again") / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_what_is_there_is_told_from_afar(processes, project, call):
     name = the_run(project / "runs").relative_to(project / "runs").as_posix()
     words = ["status", "--address", processes.url]
@@ -102,6 +104,7 @@ def test_what_is_there_is_told_from_afar(processes, project, call):
     assert (nothing.returncode, nothing.stdout.endswith("/locallearn-runs/nothing: there are no runs here\n")) == (1, True)
 
 
+@pytest.mark.slow
 def test_a_job_that_is_stopped_goes_on_from_its_last_snapshot(processes, project, call):
     first = call(*submit(processes, "long.yaml", "--no-wait"))
     name = re.search(r"long-[0-9a-f]{8}-\d{8}-\d{6}", first.stdout)[0]
@@ -150,6 +153,7 @@ def until(holds, what="a snapshot"):
         time.sleep(1)
 
 
+@pytest.mark.slow
 def test_who_has_no_token_is_told_so(processes, call):
     without = call(*submit(processes, "some.yaml"), check=False, RAY_AUTH_MODE="disabled", RAY_AUTH_TOKEN_PATH="")
     assert (without.returncode, without.stdout) == (2, "")
@@ -159,6 +163,7 @@ def test_who_has_no_token_is_told_so(processes, call):
     assert wrong.stderr.startswith(f"{processes.url} does not accept this token")
 
 
+@pytest.mark.slow
 def test_an_id_that_is_taken_is_refused_in_a_sentence(processes, call):
     words = submit(processes, "some.yaml", "--submission-id", "mine", "--no-wait", "--no-fetch")
     call(*words)
@@ -167,6 +172,7 @@ def test_an_id_that_is_taken_is_refused_in_a_sentence(processes, call):
     assert again.stderr.strip() == "there is a job mine already; leave --submission-id out, or choose another"
 
 
+@pytest.mark.slow
 def test_a_working_directory_that_is_too_large_is_refused_in_a_sentence(processes, project, call):
     (project / "weights.bin").write_bytes(os.urandom(105 * 2**20))
     refused = call(*submit(processes, "some.yaml", "--no-wait"), check=False)
@@ -176,6 +182,7 @@ def test_a_working_directory_that_is_too_large_is_refused_in_a_sentence(processe
     assert call(*submit(processes, "some.yaml", "--no-wait")).returncode == 0
 
 
+@pytest.mark.slow
 def test_what_cannot_be_placed_ends_the_job_with_what_there_is(processes, project, call):
     failed = call(
         *submit(processes, "some.yaml", "--set", "cluster.cpus=2", "--set", "cluster.timeout=2 s", "--set", "seed=5"), check=False
