@@ -18,7 +18,7 @@ FACTS = (
     "reason",
 )
 MEASURED = (
-    *("step", "examples", "seconds", "compile_seconds"),
+    *("step", "examples", "seconds", "compile_seconds", "simulated_seconds"),
     *("bytes", "payload_bytes", "bytes_worst_link", "messages", "hops", "train_loss"),
     *("validation_accuracy", "validation_accuracy_lossless", "test_accuracy", "test_accuracy_lossless"),
 )

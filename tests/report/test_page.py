@@ -16,6 +16,7 @@ import pytest
 from locallearn.report.ink import DARK
 from locallearn.report.material import Material
 from locallearn.report.report import write_report
+from locallearn.report.summary import groups_of
 from locallearn.report.table import rows_below
 from locallearn.report.targets import reached, target_of
 from locallearn.report.web.costs import against_plan
@@ -251,3 +252,9 @@ def test_a_browser_shows_it_in_light_and_dark_and_on_a_phone(folder, tmp_path):
         colors = {color for _, color in image.getcolors(2**24) or ()}
         expected = next(iter(DARK.items()))[which]
         assert tuple(int(expected[k : k + 2], 16) for k in (1, 3, 5)) in colors  # the first rule after backprop
+
+
+def test_the_time_of_the_virtual_clock_is_no_name(material):
+    """Only runs with a schedule have one, and it is another for each rule."""
+    rows = [{**row, "simulated_seconds": row["seconds"] / 2} if row["codecs"] == "int8" else row for row in material.rows]
+    assert [group.name for group in groups_of(rows)] == [group.name for group in groups_of(material.rows)]
