@@ -1,14 +1,20 @@
-"""What local heads are made of: linear layers that begin at zero, and adaptive average pooling."""
+"""What local heads are made of: linear layers that begin at zero, adaptive average pooling, auxiliary networks."""
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from locallearn.convolution import convolve
 from locallearn.rules._common import flat
+
+CELLS = 2
+"""Along each spatial axis, what dense layers of an auxiliary network see."""
 
 
 class Layer(NamedTuple):
@@ -36,3 +42,32 @@ def average_pool(h: jax.Array, sizes: Sequence[int]) -> jax.Array:
             ends = [(k * n // size, -(-(k + 1) * n // size)) for k in range(size)]
             h = jnp.concatenate([jax.lax.slice_in_dim(h, a, b, axis=axis).mean(axis, keepdims=True) for a, b in ends], axis)
     return h
+
+
+class Auxiliary(NamedTuple):
+    """An auxiliary network: hidden layers from the bottom up, and the read-out."""
+
+    hidden: tuple[Layer, ...]
+    readout: Layer
+
+
+def hidden_shapes(features: Sequence[int], depth: int, width: int, head: str) -> tuple[list[tuple[int, ...]], int]:
+    """Shapes of the kernels of an auxiliary network's hidden layers, from the bottom up, and how many numbers its read-out sees."""
+    *space, channels = features
+    n = math.prod(min(CELLS, size) for size in space) * channels
+    if head == "conv" and space:
+        return [(*(3 for _ in space), channels, channels)] * depth, n
+    sizes = [n, *[width or n] * depth]
+    return list(itertools.pairwise(sizes)), sizes[-1]
+
+
+def auxiliary(params: Auxiliary, h: jax.Array) -> jax.Array:
+    """Its class scores: [batch, classes]. h: [batch, ...]."""
+    for kernel, bias in params.hidden:
+        h = jax.nn.relu((cells(h) @ kernel if kernel.ndim == 2 else convolve(h, kernel)) + bias)
+    return read(params.readout, cells(h))
+
+
+def cells(h: jax.Array) -> jax.Array:
+    """Features averaged down to `CELLS` along each spatial axis, flat. h: [batch, ..., channels] -> [batch, n]."""
+    return flat(average_pool(h, [min(CELLS, size) for size in h.shape[1:-1]]))

@@ -30,39 +30,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 
 from locallearn.block import Block, State, WithHead
 from locallearn.chain import Chain, Row
-from locallearn.convolution import convolve
 from locallearn.fields import NonNegativeInt
 from locallearn.rule import Batch, Info, Message, Rule
-from locallearn.rules._common import Local, cross_entropy, flat, head_key, label, unknown_classes
-from locallearn.rules._heads import Layer, average_pool, blank, read
-
-CELLS = 2
-
-
-class Auxiliary(NamedTuple):
-    """γ_l: hidden layers from the bottom up, and the read-out."""
-
-    hidden: tuple[Layer, ...]
-    readout: Layer
-
-
-def cells(h: jax.Array) -> jax.Array:
-    """Features averaged down to two cells along each spatial axis, flat. h: [batch, ..., channels] -> [batch, n]."""
-    return flat(average_pool(h, [min(CELLS, size) for size in h.shape[1:-1]]))
-
-
-def auxiliary(params: Auxiliary, h: jax.Array) -> jax.Array:
-    """a_l(h_l): [batch, classes]."""
-    for kernel, bias in params.hidden:
-        h = jax.nn.relu((cells(h) @ kernel if kernel.ndim == 2 else convolve(h, kernel)) + bias)
-    return read(params.readout, cells(h))
+from locallearn.rules._common import Local, cross_entropy, head_key, label, unknown_classes
+from locallearn.rules._heads import Auxiliary, Layer, auxiliary, blank, hidden_shapes
 
 
 def class_scores(block: Block, params: WithHead, x: jax.Array) -> jax.Array:
@@ -136,12 +114,7 @@ class DecoupledGreedy(Rule):
         return block.state(WithHead(block.init(key), () if block.top else self._auxiliary(block, head_key(key))))
 
     def _auxiliary(self, block: Block, key: jax.Array) -> Auxiliary:
-        *space, channels = block.out_shape
-        n = math.prod(min(CELLS, size) for size in space) * channels
-        shape = (*(3 for _ in space), channels, channels) if self.head == "conv" and space else (n, n)
-        shapes = [shape] * self.depth
-        if self.width and self.depth and len(shape) == 2:
-            shapes, n = [(n, self.width), *[(self.width, self.width)] * (self.depth - 1)], self.width
+        shapes, n = hidden_shapes(block.out_shape, self.depth, self.width, self.head)
         keys = [jax.random.fold_in(key, k) for k in range(self.depth)]
         kernels = [math.sqrt(2 / math.prod(s[:-1])) * jax.random.normal(k, s) for k, s in zip(keys, shapes, strict=True)]
         return Auxiliary(tuple(Layer(kernel, jnp.zeros(kernel.shape[-1])) for kernel in kernels), blank(n, block.classes))

@@ -37,10 +37,18 @@ from locallearn.convolution import Convolution
 from locallearn.fields import Count, NonNegativeInt
 from locallearn.rule import Batch, Info, Message, Rule
 from locallearn.rules._common import Top, flat, output_error
+from locallearn.rules._heads import Auxiliary, Layer, auxiliary, hidden_shapes
 from locallearn.rules.backprop import Pulled, backward
-from locallearn.rules.decoupled_greedy import CELLS, cells
 
 HE, LECUN = nnx.initializers.he_normal(), nnx.initializers.lecun_normal()
+
+
+def hidden_layer(kernel: Sequence[int], rngs: nnx.Rngs) -> nnx.Module:
+    """A layer whose kernel has this shape."""
+    *taps, n_in, n_out = kernel
+    if taps:
+        return Convolution(n_in, n_out, tuple(taps), kernel_init=HE, rngs=rngs)
+    return nnx.Linear(n_in, n_out, kernel_init=HE, rngs=rngs)
 
 
 class ReadOut(nnx.Module):
@@ -49,23 +57,17 @@ class ReadOut(nnx.Module):
     activation = "identity"
 
     def __init__(self, shape: tuple[int, ...], classes: int, depth: int, width: int, head: str, rngs: nnx.Rngs):
-        *space, channels = shape
-        n = math.prod(min(CELLS, size) for size in space) * channels if depth else math.prod(shape)
-        layers: list[nnx.Module] = []
-        for _ in range(depth):
-            if head == "conv" and space:
-                layers.append(Convolution(channels, channels, (3,) * len(space), kernel_init=HE, rngs=rngs))
-            else:
-                layers.append(nnx.Linear(n, width or n, kernel_init=HE, rngs=rngs))
-                n = width or n
-        self.hidden = nnx.List(layers)
-        self.linear = nnx.Linear(n, classes, kernel_init=nnx.initializers.zeros if depth else LECUN, rngs=rngs)
+        kernels, n = hidden_shapes(shape, depth, width, head)
+        self.hidden = nnx.List([hidden_layer(kernel, rngs) for kernel in kernels])
+        begin = nnx.initializers.zeros if depth else LECUN
+        self.linear = nnx.Linear(n if depth else math.prod(shape), classes, kernel_init=begin, rngs=rngs)
 
     def pre(self, h: jax.Array) -> jax.Array:
         """h: [batch, ...] -> [batch, classes]."""
-        for layer in self.hidden:
-            h = jax.nn.relu(layer(cells(h) if isinstance(layer, nnx.Linear) else h))
-        return self.linear(cells(h) if self.hidden else flat(h))
+        if not self.hidden:
+            return self.linear(flat(h))
+        *hidden, readout = (Layer(layer.kernel[...], layer.bias[...]) for layer in (*self.hidden, self.linear))
+        return auxiliary(Auxiliary(tuple(hidden), readout), h)
 
     def post(self, u: jax.Array) -> jax.Array:
         """Nothing."""
