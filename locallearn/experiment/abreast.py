@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from locallearn.config.run import Config
 from locallearn.experiment.parallel import PATIENCE
-from locallearn.experiment.prepare import network
+from locallearn.experiment.prepare import stage_of
 from locallearn.runtime.placement import Wanted, fits, nodes
 
 LOOK_SECONDS = 2.0
@@ -29,7 +29,7 @@ class Unseated(NamedTuple):
 
 def wanted(config: Config, on: str) -> Wanted:
     """What a run reserves: a bundle for each shard of each replica, or one where it is a task."""
-    shards, replicas, cluster = network(config).wiring.shards, config.replicas.count, config.cluster
+    shards, replicas, cluster = stage_of(config).wiring.shards, config.replicas.count, config.cluster
     if on == "ray":
         all_ = cluster.copied(replicas)
         return Wanted(tuple(all_.bundle(k) for k in range(shards * replicas)), cluster.spread)

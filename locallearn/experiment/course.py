@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from locallearn.errors import LocallearnError
-from locallearn.experiment.prepare import network
+from locallearn.experiment.prepare import stage_of
 from locallearn.experiment.record import first_reaching
 from locallearn.experiment.result import Result, load
 from locallearn.experiment.store import Store
@@ -90,7 +90,7 @@ def course_of(folder: Path, accuracy: float | None = None, step_seconds: float |
 def _intervals(result: Result, plan: Mapping[str, Any], steps: int) -> list[Interval]:
     """Up to a step."""
     stops = [record["step"] for record in result.curve if record["step"] <= steps] or [steps]
-    stage_at = cache(lambda number: network(result.config, number))
+    stage_at = cache(lambda number: stage_of(result.config, number))
     sent_in = _sent(result, plan)
     found, start = [], 0
     for stop in stops:

@@ -205,8 +205,8 @@ def _afford(setup: Setup) -> None:
         raise ConfigError([Problem("stop.bytes", f"{what}; set `train.evaluate_every` to {steps} or less, or allow more")])
 
 
-def network(config: Config, phase: int = 0) -> Stage:
-    """The blocks and the rule of one phase without the data: for what was learnt, not for learning."""
+def stage_of(config: Config, phase: int = 0) -> Stage:
+    """One phase without the data: for what was learnt, not for learning."""
     blocks = config.model.blocks(config.data.example_shape, config.data.classes)
     count = len(config.placement.held(blocks, config.rule)[0])
     return _stage(config, blocks, config.train.parts(count)[phase], (0, 1))

@@ -20,7 +20,7 @@ from locallearn.data.intake import PLAIN
 from locallearn.errors import ConfigError
 from locallearn.experiment import checkpoint
 from locallearn.experiment.files import StoreError
-from locallearn.experiment.prepare import network
+from locallearn.experiment.prepare import stage_of
 from locallearn.experiment.store import FINISHED, Store
 from locallearn.runtime.intake import seen
 from locallearn.runtime.local import Fused
@@ -132,7 +132,7 @@ class Result:
 
     @cached_property
     def _stage(self) -> Stage:
-        return network(self.config, self.phase)
+        return stage_of(self.config, self.phase)
 
     @cached_property
     def _predict(self) -> Callable[[Row, Any], Any]:

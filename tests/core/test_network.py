@@ -16,7 +16,7 @@ from locallearn.experiment.api import configuration
 from locallearn.experiment.course import Course, Interval, course_of
 from locallearn.experiment.how import How
 from locallearn.experiment.predict import predict
-from locallearn.experiment.prepare import network
+from locallearn.experiment.prepare import stage_of
 from locallearn.network.clock import _pipelined, _replayed, ends, upwards
 from locallearn.network.graph import Event, as_ready, step_graph
 from locallearn.network.prices import Prices, likenesses, resized
@@ -45,7 +45,7 @@ class Flat:
 def stage(rule, widths=(196, 20, 16, 12, 10), activation="relu", **options):
     data = {"name": "fashion14"}
     model = {"name": "mlp", "widths": list(widths), "activation": activation, "shards": len(widths) - 1}
-    return network(resolve({"rule": {"name": rule, **options}, "model": model, "data": data, "train": {"epochs": 1, "batch": 50}}))
+    return stage_of(resolve({"rule": {"name": rule, **options}, "model": model, "data": data, "train": {"epochs": 1, "batch": 50}}))
 
 
 def graph(rule, prices=None, shards=4, microbatches=1, **options):

@@ -11,7 +11,7 @@ from locallearn.errors import ConfigError, LocallearnError
 from locallearn.experiment.course import course_of
 from locallearn.experiment.how import How
 from locallearn.experiment.predict import predict
-from locallearn.experiment.prepare import Making, network, prepare
+from locallearn.experiment.prepare import Making, prepare, stage_of
 from locallearn.experiment.result import load
 from locallearn.experiment.run import execute
 from locallearn.network.clock import _replayed
@@ -60,7 +60,7 @@ def config(rule="backprop", shards=4, staleness=2, **more):
 
 
 def graph(rule, prices, shards=4):
-    found = network(resolve(config(rule, staleness=0)))
+    found = stage_of(resolve(config(rule, staleness=0)))
     return step_graph(found.rule, found.blocks, deal(4, shards), prices)
 
 

@@ -11,7 +11,7 @@ import pytest
 from locallearn.config.reading import read
 from locallearn.config.sweep import load
 from locallearn.experiment.planning import planned_traffic
-from locallearn.experiment.prepare import network, prepare
+from locallearn.experiment.prepare import prepare, stage_of
 from locallearn.network.prices import Costing, on_shapes
 from locallearn.rules.backprop import Backprop
 from locallearn.rules.decoupled_greedy import DecoupledGreedy
@@ -45,7 +45,7 @@ def test_backprop_and_who_sends_nothing_are_in_every_picture(name):
 def test_no_shard_holds_much_more_than_the_others(name):
     """At most 1.6 times the mean of parameters, and of a step's operations where all shards learn, auxiliary classifiers included."""
     config = next(config for config in configs(name) if isinstance(config.rule, DecoupledGreedy))
-    stage = network(replace(config, train=replace(config.train, greedy=False)))
+    stage = stage_of(replace(config, train=replace(config.train, greedy=False)))
     costing = Costing(stage)
     on_shapes(stage, costing, config.train.batch)
     parameters, operations = np.zeros((2, stage.wiring.shards))
