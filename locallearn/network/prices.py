@@ -86,11 +86,13 @@ def likenesses(blocks: int, count: int) -> list[int]:
 def resized(blocks: Sequence[Block], count: int) -> list[Block]:
     """The blocks of such a longer (or shorter) chain, each with its number there: rules ask which one is the highest that learns.
 
-    None rests below that one.
+    Where blocks rest, they do from as far above that one on as in the run.
     """
-    like = [dataclasses.replace(blocks[k], index=i, count=count) for i, k in enumerate(likenesses(len(blocks), count))]
-    highest = max((block.index for block in like if block.learns), default=count - 1)
-    return [dataclasses.replace(block, rests=False) if block.rests and block.index < highest else block for block in like]
+    like = [blocks[k] for k in likenesses(len(blocks), count)]
+    highest, own = (max((i for i, block in enumerate(chain) if block.learns), default=len(chain) - 1) for chain in (like, blocks))
+    first = next((i for i, block in enumerate(blocks) if block.rests), None)
+    resting = count if first is None else highest + first - own
+    return [dataclasses.replace(block, index=i, count=count, rests=i >= resting) for i, block in enumerate(like)]
 
 
 @functools.lru_cache(maxsize=8)

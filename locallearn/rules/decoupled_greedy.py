@@ -39,7 +39,7 @@ from locallearn.block import Block, State, WithHead
 from locallearn.chain import Chain, Row
 from locallearn.fields import NonNegativeInt
 from locallearn.rule import Batch, Info, Message, Rule
-from locallearn.rules._common import Local, cross_entropy, head_key, label, unknown_classes
+from locallearn.rules._common import Local, cross_entropy, forward_body, head_key, label, unknown_classes
 from locallearn.rules._heads import Auxiliary, Layer, auxiliary, blank, hidden_shapes
 
 
@@ -54,9 +54,9 @@ def local_loss(block: Block, params: WithHead, x: jax.Array, y: jax.Array) -> ja
     return cross_entropy(class_scores(block, params, x), y)
 
 
-def learn(block: Block, state: State, x: jax.Array | None, y: jax.Array) -> Local:
-    """loss_l and its gradient by θ_l and γ_l; nothing where the block does not learn in this phase, or sees nothing."""
-    if not block.learns or x is None:
+def learn(block: Block, state: State, x: jax.Array, y: jax.Array) -> Local:
+    """loss_l and its gradient by θ_l and γ_l; nothing where the block does not learn in this phase."""
+    if not block.learns:
         return Local(jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
     return Local(*jax.value_and_grad(lambda params: local_loss(block, params, x, y))(state.params))
 
@@ -66,9 +66,9 @@ def rise(block: Block, state: State, x: jax.Array, *, highest: int) -> jax.Array
     return block.apply(state.params.block, x) if block.index < highest else class_scores(block, state.params, x)
 
 
-def accuracy(block: Block, state: State, x: jax.Array | None, y: jax.Array) -> jax.Array:
-    """Share of the batch that this block tells right; nan for blocks that saw nothing."""
-    if x is None:
+def accuracy(block: Block, state: State, x: jax.Array, y: jax.Array, *, highest: int) -> jax.Array:
+    """Share of the batch that this block tells right; nan above the highest that learns."""
+    if block.index > highest:
         return jnp.full((), jnp.nan)
     return jnp.mean(jnp.argmax(class_scores(block, state.params, x), -1) == y)
 
@@ -76,12 +76,6 @@ def accuracy(block: Block, state: State, x: jax.Array | None, y: jax.Array) -> j
 def highest_learner(chain: Chain) -> int:
     """Number of the highest block that learns in this phase: the top one, unless the phase says otherwise."""
     return max((block.index for block in chain.blocks if block.learns), default=chain.n - 1)
-
-
-def rise_to(chain: Chain, state: Row, x: Any) -> tuple[Row, Row]:
-    """Inputs and outputs of the blocks up to the highest that learns."""
-    highest = highest_learner(chain)
-    return chain.up_to(highest).sweep_up("activation", rise, state, first=x, highest=highest)
 
 
 @dataclass(frozen=True)
@@ -120,23 +114,24 @@ class DecoupledGreedy(Rule):
         return Auxiliary(tuple(Layer(kernel, jnp.zeros(kernel.shape[-1])) for kernel in kernels), blank(n, block.classes))
 
     def gradients(self, chain: Chain, state: Row, batch: Batch) -> tuple[Row, Row, Info]:
-        """The whole algorithm."""
+        """The whole algorithm. Blocks above the highest that learns rest."""
         x, y = self.seen(chain, state, batch)
         learnt = chain.map(learn, state, x, y)
         highest = highest_learner(chain)
         return learnt.grads, state.memory, Info(chain.to_top("loss", learnt.loss[highest], source=highest), x)
 
     def seen(self, chain: Chain, state: Row, batch: Batch) -> tuple[Row, Row]:
-        """What each block sees, nothing above the highest that learns, and the labels."""
+        """What each block sees, and the labels."""
         y = chain.broadcast("label", chain.at_top(label, batch.y))
-        x, _ = rise_to(chain, state, batch.x)
-        return Row([*x, *[None] * (chain.n - len(x))]), y
+        x, _ = chain.sweep_up("activation", forward_body, state, first=batch.x)
+        return x, y
 
     def diagnose(self, chain: Chain, state: Row, batch: Batch) -> dict[str, Row]:
         """Accuracy of each block's own classifier on the batch."""
-        return {"accuracy": chain.map(accuracy, state, *self.seen(chain, state, batch))}
+        return {"accuracy": chain.map(accuracy, state, *self.seen(chain, state, batch), highest=highest_learner(chain))}
 
     def predict(self, chain: Chain, state: Row, x: Any) -> Any:
         """Class scores of the highest block that learns: of the top, but in the phases before its own."""
         highest = highest_learner(chain)
-        return chain.to_top("score", rise_to(chain, state, x)[1][highest], source=highest)
+        _, h = chain.up_to(highest).sweep_up("activation", rise, state, first=x, highest=highest)
+        return chain.to_top("score", h[highest], source=highest)

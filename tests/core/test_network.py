@@ -3,6 +3,7 @@
 import heapq
 import time
 from collections import Counter, defaultdict
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from locallearn.network.prices import Prices, likenesses, resized
 from locallearn.network.sent import Share
 from locallearn.networks import NETWORKS, Network, parse_network
 from locallearn.rules import RULES
+from locallearn.runtime.influence import at_work
 from locallearn.runtime.wiring import deal
 
 SLOW = Network("slow", 1000.0, 1000.0, 0.5)
@@ -224,6 +226,15 @@ def test_a_chain_that_was_made_longer_does_what_a_long_one_does(rule):
     short, long = (stage(rule, widths=(196, *[20] * hidden, 10), activation="sigmoid") for hidden in (4, 7))
     longer, own = (step_graph(found.rule, resized(found.blocks, 8), deal(8, 8), Flat()) for found in (short, long))
     assert longer == own
+
+
+@pytest.mark.parametrize(("learns", "count", "awake"), [({2}, 5, 3), ({2}, 8, 7), ({1}, 5, 4), ({0}, 6, 1), ({0, 2}, 5, 3)])
+def test_in_a_longer_chain_all_rest_above_the_highest_that_learns(learns, count, awake):
+    """Also blocks like one that is below it in the run."""
+    found = stage("mono_forward")
+    blocks = at_work(found.rule, [replace(block, learns=block.index in learns) for block in found.blocks])
+    assert [block.rests for block in resized(blocks, count)] == [i >= awake for i in range(count)]
+    assert not any(block.rests for block in resized([replace(block, rests=False) for block in blocks], count))
 
 
 def test_a_longer_chain_of_a_rule_whose_top_gets_nothing():

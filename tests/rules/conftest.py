@@ -14,7 +14,7 @@ from locallearn.block import Block
 from locallearn.chain import Chain, Row
 from locallearn.codec import Context, exact
 from locallearn.models import MLP
-from locallearn.rule import Batch, init_state
+from locallearn.rule import Batch, gradients, init_state
 from locallearn.runtime.local import Fused
 from locallearn.runtime.wiring import Wiring, choose_codecs
 
@@ -34,7 +34,7 @@ class Small:
 
         shapes = jax.eval_shape(lambda: list(init_state(rule, self.blocks, seed)))
         self.state = Row(jax.tree.map(lambda leaf: jnp.asarray(0.5 * rng.normal(size=leaf.shape)), shapes))
-        self._step = jax.jit(lambda state, batch: rule.gradients(self.chain, state, batch))
+        self._step = jax.jit(lambda state, batch: gradients(rule, self.chain, state, batch))
 
     def gradients(self, state=None, batch=None):
         """What the rule computes: a list of gradients by block, one of memories, and the loss."""

@@ -16,6 +16,7 @@ from locallearn.rules.decoupled_greedy import DecoupledGreedy
 from locallearn.rules.local_classifier import LocalClassifier
 from locallearn.runtime.framed import EagerSession
 from locallearn.runtime.fused import FusedSession
+from locallearn.runtime.influence import at_work
 from locallearn.runtime.training import Evaluated, train
 from locallearn.traffic import Channel
 
@@ -43,7 +44,7 @@ def inputs_by_hand(net, dense):
 
 def in_phase(net, *learn):
     """The network while only these blocks learn."""
-    net.chain = Chain([replace(block, learns=block.index in learn) for block in net.blocks], net.chain.fabric)
+    net.chain = Chain(at_work(net.rule, [replace(block, learns=block.index in learn) for block in net.blocks]), net.chain.fabric)
     return net
 
 
@@ -179,7 +180,8 @@ def test_until_the_top_learns_the_highest_learner_predicts_and_tells_its_loss(sm
     np.testing.assert_allclose(net.rule.predict(net.chain, net.state, net.batch.x), expected, atol=1e-14)
     assert float(net.gradients()[2]) == pytest.approx(float(logistic(expected, net.batch.y)), abs=1e-14)
     hits = np.mean(np.argmax(expected, 1) == net.batch.y)
-    told = [float(value) for value in net.rule.diagnose(net.chain, net.state, net.batch)["accuracy"]]
+    awake = Chain([replace(block, rests=False) for block in net.chain.blocks], net.chain.fabric)
+    told = [float(value) for value in net.rule.diagnose(awake, net.state, net.batch)["accuracy"]]
     assert told[1] == hits
     assert np.isnan(told[2:]).all()
 
