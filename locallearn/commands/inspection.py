@@ -110,18 +110,18 @@ def dry_run_text(path: Path, only: Sequence[str]) -> str:
 
 def _sweep_plan(document: Any, form: str, only: Sequence[str]) -> str:
     """One row for each combination, and the sum over all runs."""
-    from locallearn.config.sweep import load, select, select_studies
+    from locallearn.config.selection import selected
+    from locallearn.config.sweep import load
     from locallearn.experiment.planning import plan
     from locallearn.experiment.prepare import cached_loader, prepare
     from locallearn.report.tuning import tuning_plan
 
-    sweep = load(document)
+    sweep = selected(load(document), only)
     if sweep.tune:
-        studies = select_studies(sweep.studies, only) if only else sweep.studies
-        return tuning_plan(studies, form)
+        return tuning_plan(sweep.studies, form)
     remember = cached_loader()
     together: dict[str, list[Any]] = {}
-    for run in select(sweep.runs, only) if only else sweep.runs:
+    for run in sweep.runs:
         together.setdefault(run.name, []).append(run)
     rows = []
     for name, runs in together.items():

@@ -13,6 +13,7 @@ from locallearn.commands.progress import shown_on
 from locallearn.commands.sweepprogress import SweepProgress, failures
 from locallearn.config import sweep as sweeps
 from locallearn.config.reading import read
+from locallearn.config.selection import selected
 from locallearn.errors import LocallearnError
 from locallearn.experiment.api import configuration
 from locallearn.experiment.files import NoRoom
@@ -48,8 +49,7 @@ def sweep(
     """`locallearn sweep`. flags: `retry_failed`, `fail_fast` and `keep_going`."""
     document = read(path)
     found = sweeps.load(document)
-    chosen = sweeps.select(found.runs, only) if only and not found.tune else list(found.runs)
-    studies = sweeps.select_studies(found.studies, only) if only and found.tune else list(found.studies)
+    chosen = selected(found, only)
     folder = runs / path.stem
     if how["on"] == "eager" and how["address"] is None and found.runs:
         settle(found.runs[0].config, "eager")
@@ -59,15 +59,15 @@ def sweep(
         each = How(**how, tell=progress.of_run, interrupted=interrupted, source=str(path))
         course = Course(folder, each, progress, flags["retry_failed"], flags["fail_fast"], flags["keep_going"], jobs)
         write = functools.partial(write_sweep, course, found, path, document.data)
-        stack.enter_context(course.on_ray([run for study in studies for run in study.trials] if found.tune else chosen))
+        stack.enter_context(course.on_ray(chosen.first))
         write(known_choices(course, found))
         choices: list[Chosen] = []
         room = True
         try:
             if found.tune:
-                choices = Tuning(course, found, write, progress).go(studies)
+                choices = Tuning(course, found, write, progress).go(chosen.studies)
             else:
-                course.go(chosen)
+                course.go(chosen.runs)
         except NoRoom:
             room = False
             raise

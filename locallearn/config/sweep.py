@@ -34,9 +34,9 @@ from locallearn.config.baselines import BASELINE, NAMES, Baselines, of_method, u
 from locallearn.config.catalog import Catalog, default_catalog
 from locallearn.config.combination import Combination, Run, folder, in_words, varied_values, written_values
 from locallearn.config.conditions import holds, useless
-from locallearn.config.document import MISSING, Document, NotAMapping, printable, split_key
+from locallearn.config.document import Document, NotAMapping, printable, split_key
 from locallearn.config.mistakes import Located, Mistake, fail, locate
-from locallearn.config.reading import parse, read
+from locallearn.config.reading import read
 from locallearn.config.run import Seed, check
 from locallearn.config.schema import Reader
 from locallearn.config.tuning import Plan, Studies, Study, Tune, clashes, space_of
@@ -70,6 +70,11 @@ class Sweep:
     target: Target | None = None
     tune: Tune | None = None
     studies: tuple[Study, ...] = ()
+
+    @property
+    def first(self) -> list[Run]:
+        """What waits for no result: the runs, or the trials of all studies."""
+        return [*self.runs, *(trial for study in self.studies for trial in study.trials)]
 
 
 @dataclass(frozen=True)
@@ -286,32 +291,3 @@ class _Expansion:
         found = expansion.of(combinations, list(file.vary))
         self.located += expansion.located
         return found
-
-
-def select_studies(studies: Sequence[Study], only: Sequence[str]) -> list[Study]:
-    """The studies that have runs that meet every condition, with these runs alone to follow. ConfigError as from `select`."""
-    wanted = select([run for study in studies for run in study.follow[0]], only)
-    names = {(run.name, run.config.seed) for run in wanted}
-    chosen = []
-    for study in studies:
-        places = [k for k, run in enumerate(study.follow[0]) if (run.name, run.config.seed) in names]
-        if places:
-            chosen.append(dataclasses.replace(study, follow=tuple(tuple(runs[k] for k in places) for runs in study.follow)))
-    return chosen
-
-
-def select(runs: Sequence[Run], only: Sequence[str]) -> list[Run]:
-    """The runs that meet every `key=value` condition. ConfigError for a key that no run has, or if none is left."""
-    chosen = list(runs)
-    for condition in only:
-        where = f"--only {printable(condition)}"
-        key, equals, text = condition.partition("=")
-        if not equals:
-            raise ConfigError([Problem(where, "write key=value, such as --only rule.name=backprop")])
-        wanted = {key: parse(text, where, empty=True).data}
-        if not any(key in run.varied or Document(run.config.canonical()).at(split_key(key)) is not MISSING for run in runs):
-            raise ConfigError([Problem(where, f"no run has the key `{key}`")])
-        chosen = [run for run in chosen if holds(wanted, Document(run.config.canonical()), run.varied, run.config.catalog)]
-    if not chosen:
-        raise ConfigError([Problem(" ".join(f"--only {printable(c)}" for c in only), "no run is left")])
-    return chosen

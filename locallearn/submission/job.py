@@ -15,6 +15,7 @@ from typing import Any
 from locallearn.config import sweep as sweeps
 from locallearn.config.reading import read
 from locallearn.config.run import resolve, slug
+from locallearn.config.selection import selected
 from locallearn.errors import ConfigError, Problem
 from locallearn.experiment.how import How, runnable
 from locallearn.experiment.run import run_name
@@ -74,10 +75,7 @@ def job_of(
         base = document.data.get("base")
         if isinstance(base, str):
             _inside(path.parent / base, working_dir)
-        found = sweeps.load(document)
-        studies = sweeps.select_studies(found.studies, only) if found.tune and only else found.studies
-        alone = sweeps.select(found.runs, only) if only and not found.tune else found.runs
-        for each in [*alone, *(trial for study in studies for trial in study.trials)]:
+        for each in selected(sweeps.load(document), only).first:
             runnable(each.config, how["on"])
         command, results = "sweep", Path(path.stem)
         content: Any = [document.data, read(path.parent / base).data if isinstance(base, str) else None, list(only)]

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from locallearn.config.reading import read
 from locallearn.config.run import RUN_KEYS
-from locallearn.config.sweep import Target, load, select
+from locallearn.config.selection import selected
+from locallearn.config.sweep import Target, load
 from locallearn.errors import ConfigError
 
 BASE = """\
@@ -223,13 +224,14 @@ def test_a_condition_on_a_key_that_no_run_has_is_a_mistake(mistakes_of, key, nea
 
 
 def test_select(sweep_of):
-    runs = sweep_of().runs
-    assert len(select(runs, ["task=small"])) == 8
-    assert len(select(runs, ["task=[small, large]", "rule.name=backprop", "seed=3"])) == 4
-    assert len(select(runs, ["train.optimizer.rate=3e-2"])) == 4
+    sweep = sweep_of()
+    assert selected(sweep, []) == sweep
+    assert len(selected(sweep, ["task=small"]).runs) == 8
+    assert len(selected(sweep, ["task=[small, large]", "rule.name=backprop", "seed=3"]).first) == 4
+    assert len(selected(sweep, ["train.optimizer.rate=3e-2"]).runs) == 4
     for only in (["task=tiny"], ["tusk=small"], ["task"]):
         with pytest.raises(ConfigError, match=f"^--only {only[0]}: "):
-            select(runs, only)
+            selected(sweep, only)
 
 
 axis = st.lists(st.integers(1, 50), min_size=1, max_size=4, unique=True)

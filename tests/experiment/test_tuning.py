@@ -13,7 +13,8 @@ import yaml
 from locallearn.cli import code_of
 from locallearn.config.catalog import Catalog
 from locallearn.config.reading import read
-from locallearn.config.sweep import load, select_studies
+from locallearn.config.selection import selected
+from locallearn.config.sweep import load
 from locallearn.errors import ConfigError
 from locallearn.experiment.lock import Lock
 from locallearn.experiment.store import Store
@@ -97,8 +98,9 @@ def test_tuned_per_rule_the_choice_goes_to_all_of_its_combinations(tuned):
             ("int8", 3),
         ]
         assert {run.config.train.optimizer.rate for run in study.follow[2]} == {study.trials[2].tuned.values["train.optimizer.rate"]}
-    (only,) = select_studies(sweep.studies, ["codecs.default=int8", "seed=3", "rule.name=backprop"])
-    assert len(only.trials) == 4
+    chosen = selected(sweep, ["codecs.default=int8", "seed=3", "rule.name=backprop"])
+    (only,) = chosen.studies
+    assert len(chosen.first) == len(only.trials) == 4
     assert [[run.varied["codecs.default"] for run in runs] for runs in only.follow] == [["int8"]] * 4
 
 
