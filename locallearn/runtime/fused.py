@@ -32,6 +32,20 @@ CHUNK = 512
 """Steps whose indices are handed to the compiled loop at once; the loop runs as many of them as it is told."""
 
 
+class Orders(NamedTuple):
+    """What the compiled loop is told of the next CHUNK steps, of which it does the first `count`. start: the number of the first.
+
+    index, keys: of each step's batch. delays: [CHUNK, blocks], how old the weights are to be. due: after which steps replicas average.
+    """
+
+    index: np.ndarray
+    keys: np.ndarray
+    delays: np.ndarray
+    due: np.ndarray
+    start: np.int32
+    count: np.int32
+
+
 class Programs(NamedTuple):
     """What one stage compiles to. Seeds are arguments, so every seed of a configuration can use the same programs."""
 
@@ -95,11 +109,8 @@ class FusedSession(Session):
 
     def _compiled(self) -> Programs:
         stage, setup = self.stage, self.setup
-        index, keys = np.zeros((CHUNK, setup.batch * setup.replicas.count), np.int32), np.zeros((CHUNK, 2), np.uint32)
-        delays, due = np.zeros((CHUNK, len(stage.blocks)), np.int32), np.zeros(CHUNK, bool)
-        args = self._carry, self._x, self._y, index, keys, delays, np.int32(0), np.int32(0), due
         steps = functools.partial(_steps, stage, intake=setup.intake, metered=self._metered, replicas=setup.replicas)
-        loop = jax.jit(steps, donate_argnums=0).lower(*args).compile()
+        loop = jax.jit(steps, donate_argnums=0).lower(self._carry, self._x, self._y, self._orders(stage.start, stage.start + 1)).compile()
         deployed = self._scorer(stage, self._evaluated[1], self._aside)
         lossless = self._scorer(stage.lossless, {}, ()) if stage.lossy else deployed
         return Programs(loop, {False: deployed, True: lossless}, Diagnostics(setup, stage))
@@ -188,23 +199,24 @@ class FusedSession(Session):
         return state, memory, older, shared
 
     def _advance(self, start: int, stop: int) -> np.ndarray:
-        setup, stage, n = self.setup, self.stage, stop - start
-        index = np.zeros((CHUNK, setup.batch * setup.replicas.count), np.int32)
-        index[:n] = setup.indices(start, stop)
-        keys = step_keys(setup.seed, start, start + CHUNK)
-        due = np.zeros(CHUNK, bool)
-        due[:n] = [setup.due(stage, step) for step in range(start, stop)]
-        delays = np.zeros((CHUNK, len(stage.blocks)), np.int32)
-        delays[:n] = setup.delays(stage, start, stop)
-        args = index, keys, delays, np.int32(start), np.int32(n), due
-        carry, losses, sizes = self._loop(self._carry, self._x, self._y, *args)
+        orders = self._orders(start, stop)
+        carry, losses, sizes = self._loop(self._carry, self._x, self._y, orders)
         if self._shared is None:
             self._state, self._memory, self._ring = carry
         else:
             self._state, self._memory, self._shared = carry
-        planned = self._step * n + self._average * int(due.sum())
+        planned = self._step * (stop - start) + self._average * int(orders.due.sum())
         self.traffic += _measured(planned, *self._each(sizes))
-        return np.asarray(losses)[:n]
+        return np.asarray(losses)[: stop - start]
+
+    def _orders(self, start: int, stop: int) -> Orders:
+        setup, stage, n = self.setup, self.stage, stop - start
+        index = np.zeros((CHUNK, setup.batch * setup.replicas.count), np.int32)
+        index[:n] = setup.indices(start, stop)
+        delays, due = np.zeros((CHUNK, len(stage.blocks)), np.int32), np.zeros(CHUNK, bool)
+        delays[:n] = setup.delays(stage, start, stop)
+        due[:n] = [setup.due(stage, step) for step in range(start, stop)]
+        return Orders(index, step_keys(setup.seed, start, start + CHUNK), delays, due, np.int32(start), np.int32(n))
 
     def _each(self, sizes: Sequence[Any]) -> tuple[list[Channel], list[Any]]:
         """The metered channels of training and the sizes on each. sizes: of replicas [..., R, 2]."""
@@ -230,32 +242,26 @@ def _steps(
     carry: Any,
     x: Any,
     y: Any,
-    index: Any,
-    keys: Any,
-    delays: Any,
-    start: Any,
-    n: Any,
-    due: Any = None,
+    orders: Orders,
     *,
     intake: Intake = PLAIN,
     metered: tuple[Channel, ...] = (),
     replicas: Replicas = ALONE,
 ) -> Any:
-    """The first n of CHUNK steps from `start`: (carry, losses, bytes and frames of each step on each metered channel).
+    """The steps that are ordered: (carry, losses, bytes and frames of each step on each metered channel).
 
-    carry: state, channel memories, older weights; or those of all replicas. delays: [CHUNK, blocks], how old the weights are to be.
-    due: after which steps replicas average, bool[CHUNK].
+    carry: state, channel memories, older weights; or those of all replicas.
     """
 
     def step(now: Any, batch: Batch, k: Any) -> Any:
         if replicas.count == 1:
-            return chain_step(stage, metered, now, batch, start + k, delays[k])
-        return replicas_step(stage, replicas, metered, now, batch, due[k])
+            return chain_step(stage, metered, now, batch, orders.start + k, orders.delays[k])
+        return replicas_step(stage, replicas, metered, now, batch, orders.due[k])
 
     def one(k: Any, now: Any) -> Any:
         carry, losses, sizes = now
-        i = index[k]
-        carry, loss, sent = step(carry, Batch(seen_in_training(intake, x[i], keys[k], i), y[i], i, keys[k]), k)
+        i, key = orders.index[k], orders.keys[k]
+        carry, loss, sent = step(carry, Batch(seen_in_training(intake, x[i], key, i), y[i], i, key), k)
         sizes = tuple(all_.at[k].set(own) for own, all_ in zip(sent, sizes, strict=True))
         return carry, losses.at[k].set(loss.astype(losses.dtype)), sizes
 
@@ -263,7 +269,7 @@ def _steps(
     if replicas.count > 1:
         rings = ring_channels(stage.wiring, Deal(stage.average, replicas.count), carry.shared.ring)
         unknown = tuple(jnp.zeros((CHUNK, replicas.count, 2), jnp.int32) for _ in (*metered, *rings))
-    return jax.lax.fori_loop(0, n, one, (carry, jnp.zeros(CHUNK, jnp.float32), unknown))
+    return jax.lax.fori_loop(0, orders.count, one, (carry, jnp.zeros(CHUNK, jnp.float32), unknown))
 
 
 def _scored(
