@@ -8,13 +8,13 @@ import os
 import platform
 import re
 import shutil
-import socket
 import tempfile
 import textwrap
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from locallearn.runtime.knock import knock
 from locallearn.words import WIDTH, size
 
 Finding = tuple[bool, str]
@@ -114,14 +114,11 @@ def _ray_address() -> Finding:
     address = os.environ.get("RAY_ADDRESS")
     if not address:
         return True, "RAY_ADDRESS is not set: --on ray starts a Ray of its own"
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not port.isdigit():
-        return True, f"RAY_ADDRESS is {address}"
     try:
-        socket.create_connection((host, int(port)), timeout=3).close()
-    except OSError as error:
-        return False, f"RAY_ADDRESS is {address}, where nothing answers: {error}"
-    return True, f"RAY_ADDRESS is {address}, which answers"
+        knock(address)
+    except (OSError, ValueError) as error:
+        return False, f"RAY_ADDRESS is {address}, where no Ray answers: {error}"
+    return True, f"RAY_ADDRESS is {address}"
 
 
 def _processes() -> Iterator[tuple[str, list[str]]]:

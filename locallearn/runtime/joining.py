@@ -6,7 +6,6 @@ import contextlib
 import logging
 import math
 import os
-import socket
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import ray
 
 from locallearn.errors import NoRay
+from locallearn.runtime.knock import knock
 from locallearn.words import first_line
 
 _ENVIRONMENT = {
@@ -53,7 +53,7 @@ def _connect(address: str | None, needed: Mapping[str, float]) -> bool:
     address = address or os.environ.get("RAY_ADDRESS")
     if address:
         try:
-            _knock(address)
+            knock(address)
             ray.init(address=address, **quiet)
         except Exception as error:
             raise NoRay(f"no Ray answers at `{address}`: {first_line(error)}") from error
@@ -68,13 +68,6 @@ def _connect(address: str | None, needed: Mapping[str, float]) -> bool:
         except Exception as error:
             raise NoRay(f"Ray did not start on this machine, which may be too busy: {first_line(error)}") from error
     return True
-
-
-def _knock(address: str) -> None:
-    """Raise OSError at once where nobody listens; Ray itself would try for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 @contextlib.contextmanager

@@ -306,7 +306,7 @@ def test_doctor(folder, capsys, monkeypatch):
     assert code_of(["doctor"]) == 1
     shown = capsys.readouterr().out
     assert "PROBLEM  not installed: no-such-package" in shown
-    assert "PROBLEM  RAY_ADDRESS is 127.0.0.1:9, where nothing answers" in shown
+    assert "PROBLEM  RAY_ADDRESS is 127.0.0.1:9, where no Ray answers" in shown
 
 
 def test_interrupted_exits_130(folder):
