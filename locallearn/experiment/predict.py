@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from locallearn.experiment.course import Course, Interval
-from locallearn.network.clock import ends
+from locallearn.network.clock import ends, period_of
 from locallearn.network.graph import as_ready, step_graph
 from locallearn.network.prices import Prices, resized
 from locallearn.network.sent import mean_of
@@ -35,6 +35,13 @@ class Prediction(NamedTuple):
     seconds: float
 
 
+class Clock(NamedTuple):
+    """When each step of an interval ends, and the mean time between two, once what goes before has filled the pipeline."""
+
+    ends: np.ndarray
+    pace: float
+
+
 def predict(course: Course, net: Network, shards: int | None = None) -> Prediction:
     """The time of a course on a network.
 
@@ -45,8 +52,8 @@ def predict(course: Course, net: Network, shards: int | None = None) -> Predicti
     course = course if shards in (None, own) else _simpler(course)
     clocks = _clocks(course, net, shards)
     steps = sum(each.steps for each in course.intervals)
-    paces = [_pace(clocks[_kind(each)]) * each.steps + each.averages.seconds(net) for each in course.intervals]
-    first = float(clocks[_kind(course.intervals[0])][0])
+    paces = [clocks[_kind(each)].pace * each.steps + each.averages.seconds(net) for each in course.intervals]
+    first = float(clocks[_kind(course.intervals[0])].ends[0])
     return Prediction(net.name, shards or own, steps, first, sum(paces) / steps, _ends(course, clocks, net)[-1])
 
 
@@ -75,32 +82,29 @@ def _kind(interval: Interval) -> Any:
     return id(interval.stage), frozenset(interval.sent.items())
 
 
-def _clocks(course: Course, net: Network, shards: int | None) -> dict[Any, np.ndarray]:
-    """When each step of the longest interval of a kind ends, counted from its beginning."""
+def _clocks(course: Course, net: Network, shards: int | None) -> dict[Any, Clock]:
+    """Of the longest interval of each kind, counted from its beginning."""
     longest: dict[Any, Interval] = {}
     for each in course.intervals:
         longest[_kind(each)] = max(each, longest.get(_kind(each), each), key=lambda interval: interval.steps)
     return {kind: _clock(course, each, net, shards) for kind, each in longest.items()}
 
 
-def _clock(course: Course, interval: Interval, net: Network, shards: int | None) -> np.ndarray:
+def _clock(course: Course, interval: Interval, net: Network, shards: int | None) -> Clock:
     stage = interval.stage
     blocks, placement = _chain(stage, shards)
     size = course.batch // course.microbatches
     prices = Prices(stage, size, course.step_seconds, len(blocks), course.microbatches, interval.sent)
     graph = step_graph(stage.rule, blocks, placement, prices, course.microbatches)
-    return ends(graph if course.microbatches == 1 else as_ready(graph, net), net, interval.steps)
+    times, period = ends(graph if course.microbatches == 1 else as_ready(graph, net), net, interval.steps), period_of(graph)
+    pace = (times[-1] - times[-1 - period]) / period if len(times) > period else times[-1] / len(times)
+    return Clock(times, float(pace))
 
 
-def _pace(times: np.ndarray) -> float:
-    """Seconds between the ends of two steps, once what goes before has filled the pipeline."""
-    return float(times[-1] - times[-2]) if len(times) > 1 else float(times[-1])
-
-
-def _ends(course: Course, clocks: dict[Any, np.ndarray], net: Network) -> list[float]:
+def _ends(course: Course, clocks: dict[Any, Clock], net: Network) -> list[float]:
     """When each interval is over, and the decision after it known."""
     return list(
-        accumulate(float(clocks[_kind(each)][each.steps - 1]) + net.latency + each.averages.seconds(net) for each in course.intervals)
+        accumulate(float(clocks[_kind(each)].ends[each.steps - 1]) + net.latency + each.averages.seconds(net) for each in course.intervals)
     )
 
 

@@ -43,7 +43,7 @@ def _replayed(events: Sequence[Event], network: Network, steps: int, ahead: int)
     arrivals: dict[int, deque[float]] = {k: deque() for k in early}
     takes, travels = [event.takes(network) for event in events], [event.travels(network) for event in events]
     spaced = {k for k, event in enumerate(events) if event.to is not None and event.spacing > 1}
-    period = math.lcm(*(events[k].spacing // math.gcd(events[k].spacing, events[k].turns) for k in spaced))
+    period = period_of(events)
     for k in spaced:
         takes[k], travels[k] = takes[k] / events[k].frames, network.latency
     found: list[float] = []
@@ -79,6 +79,11 @@ def _replayed(events: Sequence[Event], network: Network, steps: int, ahead: int)
             ahead_of = last + (found[-1] - found[-1 - period]) * np.arange(1, count + 1)[:, None]
             return np.concatenate([found, ahead_of.ravel()])[:steps]
     return np.array(found)
+
+
+def period_of(events: Sequence[Event]) -> int:
+    """After how many steps the same is sent again."""
+    return math.lcm(*(event.spacing // math.gcd(event.spacing, event.turns) for event in events if event.to is not None))
 
 
 def _repeats(found: Sequence[float]) -> bool:

@@ -128,7 +128,9 @@ class Skeleton(Fabric):
         return carry
 
     def numbered(self) -> list[Event]:
-        """What happened, each message with its turn."""
+        """What happened, each message with its turn. Shards wait also for what they have no use for, such as labels while they rest."""
+        used = {need for event in self.events for need in event.needs}
+        self.events += [Event(event.to, (k,), 0.0) for k, event in enumerate(self.events) if event.to is not None and k not in used]
         for channel in self._sends.values():
             for turn, k in enumerate(channel):
                 self.events[k] = self.events[k]._replace(turn=turn, turns=len(channel))

@@ -258,14 +258,14 @@ def test_ten_thousand_shards_for_a_thousand_steps(rule):
 @pytest.mark.parametrize("shards", [4, 9])
 @pytest.mark.parametrize("rule", ["mono_forward", "backprop", "predictive_coding"])
 def test_a_quarter_of_the_messages_takes_as_long_as_all_on_a_network_four_times_as_fast(rule, shards):
-    """Each has bytes and a frame in every fourth step; computing takes no less."""
+    """Each has bytes and a frame in every fourth step; computing takes next to nothing."""
     found = stage(rule)
     sent = {(name, src, dst): Share(0.25, 0.25) for name in found.rule.messages for src in range(4) for dst in range(4)}
-    some, all_ = (Course([Interval(found, 30, shares)], 50, 1, 1e-3) for shares in (sent, {}))
+    some, all_ = (Course([Interval(found, 32, shares)], 50, 1, 1e-9) for shares in (sent, {}))
     fast = SLOW._replace(up=4 * SLOW.up, down=4 * SLOW.down, latency=SLOW.latency / 4)
     slower, faster = predict(some, SLOW, shards), predict(all_, fast, shards)
     assert slower.step == pytest.approx(faster.step)
-    assert slower.seconds - SLOW.latency == pytest.approx(faster.seconds - fast.latency)
+    assert slower.seconds - SLOW.latency == pytest.approx(faster.seconds - fast.latency, rel=1e-3)  # but for the first step
 
 
 def test_what_is_never_sent_is_not_waited_for():

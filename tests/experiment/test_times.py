@@ -44,13 +44,14 @@ def busiest(result):
 
 
 def test_bytes_take_their_time_and_no_more(greedy):
-    """Where only links take time each interval lasts as long as its busiest line; epochs that send nothing last no time."""
+    """Where only links take time each interval lasts as long as its busiest line, and the top waits for a loss of few bytes at the end of
+    the last step; epochs that send nothing last no time."""
     course = course_of(greedy.directory, step_seconds=1e-9)
     sent = busiest(greedy)
     assert [amount > 0 for amount in sent] == [k % 4 == 0 for k in range(12)]
     seconds = timeline(course, LINE, course.stops)
     for (before, after), amount in zip(zip([0.0, *seconds], seconds, strict=False), sent, strict=True):
-        assert after - before == pytest.approx(amount / LINE.up, rel=1e-6, abs=1e-6)
+        assert after - before == pytest.approx(amount / LINE.up, rel=2e-3, abs=1e-6)
     found = predict(course, LINE)
     assert found.seconds == pytest.approx(seconds[-1])
     assert found.steps * found.step == pytest.approx(found.seconds)
@@ -62,7 +63,7 @@ def test_seldom_evaluated_it_takes_as_long(greedy, tmp_path):
     """With an evaluation at the end of each phase only its mean is known; the bytes take the same time."""
     course = course_of(_copy(greedy, tmp_path, lambda record: record["step"] % 36 == 0), step_seconds=1e-9)
     assert course.stops == [36, 72, 108]
-    assert predict(course, LINE).seconds == pytest.approx(sum(busiest(greedy)) / LINE.up)
+    assert predict(course, LINE).seconds == pytest.approx(sum(busiest(greedy)) / LINE.up, rel=2e-3)
 
 
 def test_a_run_that_did_not_note_its_channels(greedy, tmp_path):
@@ -103,7 +104,8 @@ def mixed(tmp_path_factory):
 
 
 def test_one_message_after_the_other(mixed):
-    """Backpropagation over one link waits for every byte, and for the latency of every frame; so do averages on their busiest link."""
+    """Backpropagation over one link waits for every byte, and for the latency there and back where an activation crosses; in the steps
+    between its receiver has the last one, and need not wait. Averages wait for their busiest link."""
     course = course_of(mixed.directory, step_seconds=1e-9)
     bytes_, frames = Counter(), Counter()
     for row in mixed.traffic.rows():
@@ -111,7 +113,7 @@ def test_one_message_after_the_other(mixed):
             bytes_[row["message"], row["src"]] += row["framed"] / 2
             frames[row["message"], row["src"]] += row["messages"] / 2
     assert frames["activation", 0] == frames["error", 1] / 4 == 6
-    chain = sum(bytes_[key] / FAR.up + FAR.latency * frames[key] for key in (("activation", 0), ("error", 1)))
+    chain = (bytes_["activation", 0] + bytes_["error", 1]) / FAR.up + 2 * frames["activation", 0] * FAR.latency
     averages = max(bytes_["average", 0], bytes_["average", 1]) / FAR.up + 4 * 2 * FAR.latency
     assert predict(course, FAR).seconds == pytest.approx(chain + averages + 3 * FAR.latency, rel=0.02)
 
