@@ -13,7 +13,7 @@ from typing import Any
 import ray
 
 from locallearn.errors import NoRay
-from locallearn.runtime.knock import knock
+from locallearn.runtime.knock import TOKEN, knock
 from locallearn.words import first_line
 
 _ENVIRONMENT = {
@@ -56,6 +56,8 @@ def _connect(address: str | None, needed: Mapping[str, float]) -> bool:
             knock(address)
             ray.init(address=address, **quiet)
         except Exception as error:
+            if "AuthToken" in f"{error} {error.__cause__}":
+                raise NoRay(f"the Ray at `{address}` asks for a token, or does not accept this one: {TOKEN}") from error
             raise NoRay(f"no Ray answers at `{address}`: {first_line(error)}") from error
         return False
     for key, value in _ENVIRONMENT.items():

@@ -8,6 +8,8 @@ import socket
 SECONDS = 10.0
 SETTINGS = 4
 """The type of the frame with which a server of HTTP/2, and so of gRPC, speaks first."""
+TOKEN = "set RAY_AUTH_MODE=token, with the token in RAY_AUTH_TOKEN, in the file RAY_AUTH_TOKEN_PATH or in ~/.ray/auth_token"
+"""What to do where a Ray asks for one."""
 WRONG = "so it is no Ray, or one that hangs; `ray start` tells the address, which often ends in :6379, and is not that of the dashboard"
 
 

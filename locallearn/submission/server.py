@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from locallearn.errors import LocallearnError
+from locallearn.runtime.knock import TOKEN
 from locallearn.submission.job import Job
 from locallearn.words import duration
 
@@ -50,11 +51,10 @@ class State(NamedTuple):
         return self.word in ("SUCCEEDED", "FAILED", "STOPPED")
 
 
-_TOKEN = "set RAY_AUTH_MODE=token, with the token in RAY_AUTH_TOKEN, in the file RAY_AUTH_TOKEN_PATH or in ~/.ray/auth_token"
 _MUTE = "look whether it is the dashboard's, and whether the tunnel to it still stands"
 _SENTENCES = (
-    (r"Authentication required|Missing authentication token|status code 401", f"{{address}} asks for a token: {_TOKEN}"),
-    (r"Authentication failed|Invalid authentication token|status code 403", f"{{address}} does not accept this token: {_TOKEN}"),
+    (r"Authentication required|Missing authentication token|status code 401", f"{{address}} asks for a token: {TOKEN}"),
+    (r"Authentication failed|Invalid authentication token|status code 403", f"{{address}} does not accept this token: {TOKEN}"),
     (
         r"Failed to connect|Connection refused|Max retries exceeded",
         "no cluster answers at {address}; an address is that of the dashboard, such as http://localhost:8265 through "

@@ -19,6 +19,7 @@ from locallearn.networks import parse_network
 from locallearn.runtime import cluster as crews
 from locallearn.runtime.cluster import Crew
 from locallearn.runtime.framed import EagerSession
+from locallearn.runtime.knock import knock
 from locallearn.runtime.training import Finished, Progress, RolledBack, train
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -51,6 +52,11 @@ def nodes(machines):
     for node in added:
         if node in machines.worker_nodes:
             machines.remove_node(node, allow_graceful=False)
+
+
+def test_a_ray_speaks_first(machines):
+    """Also to whoever knocks; its client server does, too, but none runs here."""
+    knock(machines.address)
 
 
 @dataclass(frozen=True)
