@@ -51,6 +51,11 @@ def hidden_layer(kernel: Sequence[int], rngs: nnx.Rngs) -> nnx.Module:
     return nnx.Linear(n_in, n_out, kernel_init=HE, rngs=rngs)
 
 
+def parameters(module: Any) -> Layer:
+    """Those of a layer."""
+    return Layer(module.kernel[...], module.bias[...])
+
+
 class ReadOut(nnx.Module):
     """Class scores from all features: a linear layer, behind hidden layers as those of `decoupled_greedy`'s auxiliary networks."""
 
@@ -66,8 +71,7 @@ class ReadOut(nnx.Module):
         """h: [batch, ...] -> [batch, classes]."""
         if not self.hidden:
             return self.linear(flat(h))
-        *hidden, readout = (Layer(layer.kernel[...], layer.bias[...]) for layer in (*self.hidden, self.linear))
-        return auxiliary(Auxiliary(tuple(hidden), readout), h)
+        return auxiliary(Auxiliary(tuple(map(parameters, self.hidden)), parameters(self.linear)), h)
 
     def post(self, u: jax.Array) -> jax.Array:
         """Nothing."""

@@ -33,17 +33,17 @@ CHUNK = 512
 
 
 class Orders(NamedTuple):
-    """What the compiled loop is told of the next CHUNK steps, of which it does the first `count`. start: the number of the first.
+    """What the compiled loop is told of the next CHUNK steps, of which it does as many as `steps`, from `start`.
 
     index, keys: of each step's batch. delays: [CHUNK, blocks], how old the weights are to be. due: after which steps replicas average.
     """
 
-    index: np.ndarray
-    keys: np.ndarray
-    delays: np.ndarray
-    due: np.ndarray
-    start: np.int32
-    count: np.int32
+    index: Any
+    keys: Any
+    delays: Any
+    due: Any
+    start: Any
+    steps: Any
 
 
 class Programs(NamedTuple):
@@ -269,7 +269,7 @@ def _steps(
     if replicas.count > 1:
         rings = ring_channels(stage.wiring, Deal(stage.average, replicas.count), carry.shared.ring)
         unknown = tuple(jnp.zeros((CHUNK, replicas.count, 2), jnp.int32) for _ in (*metered, *rings))
-    return jax.lax.fori_loop(0, orders.count, one, (carry, jnp.zeros(CHUNK, jnp.float32), unknown))
+    return jax.lax.fori_loop(0, orders.steps, one, (carry, jnp.zeros(CHUNK, jnp.float32), unknown))
 
 
 def _scored(
