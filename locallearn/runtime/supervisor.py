@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from locallearn.runtime.cluster import Crew
 
 POLL_SECONDS = 0.2
+ASKED_A_SECOND = 1000
+"""So many actors at most say how they are: above two hundred, each less often, or this process would do nothing else."""
 ROLLBACKS = 3
 """How often a run goes back to the same snapshot before it gives up: whoever dies again and again has a reason."""
 MUTE_SECONDS = 20.0
@@ -176,8 +178,8 @@ class Supervisor:
             if moved is not None:
                 yield moved
                 asked = {reference: k for reference, k in asked.items() if k != moved.shard}
-            time.sleep(POLL_SECONDS if ready else 0)
-            asked.update({ask(k): k for k in members if k not in asked.values()})
+            time.sleep(max(POLL_SECONDS, len(members) / ASKED_A_SECOND) if ready else 0)
+            asked.update({ask(k): k for k in sorted(set(members).difference(asked.values()))})
 
     def _is_mute(self, machine: int, asked_at: float) -> bool:
         """Whether an actor has not answered for long, nor does now: it is frozen, or its node is, of which Ray may say nothing."""
