@@ -131,7 +131,7 @@ def datasets_text(rows: Iterable[Mapping[str, Any]]) -> str:
         shape = "x".join(map(str, row["shape"]))
         ready = "" if row["available"] else "  (not here yet)"
         lines.append(f"{row['name']}  {row['train']} + {row['test']} examples of {shape}, {row['classes']} classes{ready}")
-        lines += _indented(row["summary"]) + _indented(f"from {row['source']}")
+        lines += _indented(row["summary"]) + _indented(f"{'from ' if '/' in row['source'] else ''}{row['source']}")
     return "\n".join(lines)
 
 

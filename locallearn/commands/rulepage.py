@@ -53,7 +53,7 @@ def rule_page(name: str) -> str:
     parts += [
         "\n".join(_cost_lines(costs)),
         filled(f"assumes {rule.assumes}", ""),
-        f"locallearn new --rule {name}   writes a file that runs",
+        f"a file that runs: locallearn new --rule {name}",
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -159,15 +159,40 @@ def _cost_lines(costs: Costs) -> Iterator[str]:
 
 
 def wrapped(text: str) -> str:
-    """Prose in 80 columns; citations line by line; what is indented (equations, tables) stays as it is."""
+    """Prose in 80 columns; citations one by one; what is indented (equations, tables) stays as it is, where it is not too long."""
     found: list[str] = []
     for paragraph in text.split("\n\n"):
         lines = paragraph.splitlines()
         if any(line.startswith("  ") for line in lines):
-            found.append(paragraph)
+            found.append("\n".join(part for line in lines for part in equation(line)))
         else:
-            found.append("\n".join(filled(part, "") for part in (lines if "https://" in paragraph else [paragraph])))
+            found.append("\n".join(filled(part, "") for part in (citations(lines) if "https://" in paragraph else [paragraph])))
     return "\n\n".join(found)
+
+
+def citations(lines: Iterable[str]) -> Iterator[str]:
+    """Each ends with its address."""
+    one = ""
+    for line in lines:
+        one = f"{one} {line}".strip()
+        if re.search(r"https?://\S+$", one):
+            yield one
+            one = ""
+    yield from [one] if one else []
+
+
+def equation(line: str) -> list[str]:
+    """A line as it is; if it is too long, what stands apart in it goes below, further in, and what is too long even so is folded."""
+    inside = len(line) - len(line.lstrip()) + 4
+    found, rest = [], line
+    while len(rest) > WIDTH:
+        gaps = [gap for gap in re.finditer(r"(?<=\S) {3,}(?![ =←∝~≈])", rest) if gap.start() <= WIDTH]
+        if not gaps:
+            break
+        found.append(rest[: gaps[-1].start()])
+        rest = " " * inside + rest[gaps[-1].end() :]
+    short = len(rest) <= WIDTH
+    return [*found, *([rest] if short else textwrap.wrap(rest, WIDTH, subsequent_indent=" " * (inside + 4), break_long_words=False))]
 
 
 def filled(text: str, indent: str) -> str:

@@ -64,10 +64,12 @@ class ConvCoder(nnx.Module):
 class CodeConvnet:
     """Blocks of convolutions, each with pooling by 2, that pass on `code` numbers from -1 to 1 for each position.
 
+    Codes suit integers with a scale of `one`: `"int4(nearest, symmetric, one)"`. Each block sees twice as far as the one below it: what the
+    first shard can tell by itself, and what more shards add to it, differ more than in a dense network.
+
     channels: of each block's convolutions, from the bottom. layers: convolutions in a block. patches: the first of them is over two
     positions along each axis that no other patch has, the others over one, in place of `kernel` and pooling: for data that is made of such
-    patches, as `hierarchy` is. Codes suit integers with a scale of `one`: `"int4(nearest, symmetric, one)"`. Each block sees twice as far
-    as the one below it: what the first shard can tell by itself, and what more shards add to it, differ more than in a dense network.
+    patches, as `hierarchy` is.
     """
 
     name: ClassVar[str] = "code_convnet"

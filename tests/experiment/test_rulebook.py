@@ -12,7 +12,7 @@ from annotated_types import Ge, Lt
 from locallearn.cli import code_of
 from locallearn.commands.listing import rule_lines, rule_rows
 from locallearn.commands.newfile import new_text
-from locallearn.commands.rulepage import kind_of, parameters, rule_page
+from locallearn.commands.rulepage import kind_of, parameters, rule_page, wrapped
 from locallearn.config.reading import parse
 from locallearn.config.run import resolve
 from locallearn.models import MLP
@@ -155,6 +155,23 @@ def test_every_page(name):
         assert f"  {message}, of kind " in page
     assert "at a boundary of n units, for each example:" in page
     assert "https://" in page or name == "backprop"
+    assert not [line for line in page.splitlines() if len(line) > 80 and " " in line], "only an address may be longer"
+
+
+def test_prose_citations_and_equations_in_a_terminal():
+    aligned = "    a   = b" + " " * 60 + "where it is so"
+    cited = f"One (2001), a title\nin two lines. https://example.org/{'x' * 70}\nTwo. https://example.org/y"
+    text = f"{cited}\n\nWith:\n{aligned}\n    c   = d      if"
+    assert wrapped(text).splitlines() == [
+        "One (2001), a title in two lines.",
+        f"https://example.org/{'x' * 70}",
+        "Two. https://example.org/y",
+        "",
+        "With:",
+        "    a   = b",
+        "        where it is so",
+        "    c   = d      if",
+    ]
 
 
 def test_the_commands(capsys):
