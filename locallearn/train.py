@@ -215,7 +215,7 @@ def _length_problems(part: Train | Phase) -> Problems:
     if part.epochs is None and part.steps is None:
         return [("epochs", "is missing (or give `steps`)")]
     if part.epochs is not None and part.steps is not None:
-        return [("steps", "give `epochs` or `steps`, not both")]
+        return [("steps", "give `epochs` or `steps`, and null for the other")]
     return []
 
 

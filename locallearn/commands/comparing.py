@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from locallearn.errors import LocallearnError
-from locallearn.experiment.store import NEW, Store
+from locallearn.experiment.store import Store
 from locallearn.report.table import last_rows, rows_of
 from locallearn.report.tabular import aligned, cell, flattened, shown
 from locallearn.words import WIDTH, decimal, duration, size
@@ -18,8 +17,7 @@ SHARES = ("validation_accuracy", "validation_accuracy_lossless", "test_accuracy"
 def compare_text(directories: Sequence[Path], form: str) -> str:
     """Two parts: settings in which the runs differ, and what came out, each with a column for each run."""
     for directory in directories:
-        if Store(directory).state == NEW:
-            raise LocallearnError(f"{directory}: there is no run here; `locallearn status {directory}` lists those below")
+        Store(directory).begun()
     settings = differing([_settings(directory) for directory in directories])
     results = [last_rows(rows_of(directory))[0] for directory in directories]
     if form != "table":

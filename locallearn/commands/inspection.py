@@ -10,7 +10,7 @@ from typing import Any
 
 from locallearn.commands.waits import waits_text
 from locallearn.errors import LocallearnError
-from locallearn.experiment.store import NEW, RUNNING, Store
+from locallearn.experiment.store import RUNNING, Store
 from locallearn.replicas import replica_steps
 from locallearn.report.depth import course
 from locallearn.report.table import to_csv
@@ -139,8 +139,7 @@ def _sweep_plan(document: Any, form: str, only: Sequence[str]) -> str:
 def show_text(directory: Path, form: str = "table") -> str:
     """`locallearn show`: where it comes from, configuration, curve, traffic by link, and the failure if there is one."""
     store = Store(directory)
-    if store.state == NEW:
-        raise LocallearnError(f"{directory}: there is no run here; `locallearn status {directory}` lists those below")
+    store.begun()
     ending, failure, meta, records = *(store.read(f"{name}.json") for name in ("result", "failure", "meta")), store.records()
     if form == "json":
         told = {"state": store.state, "config": store.read_config(), "meta": meta, "records": records, "result": ending, "failure": failure}

@@ -47,7 +47,7 @@ def write_new(path: Path | None, rule: str, data: str) -> Path:
 def new_text(path: Path, rule: str, data: str) -> str:
     """What the file holds. It has been checked as `locallearn check` would."""
     catalog = default_catalog()
-    cls = rule_named(rule)
+    cls = rule_named(rule, "--rule")
     if data not in catalog.datasets:
         raise ConfigError([Problem("--data", f"`{data}` is no data set{hint(data, list(catalog.datasets), 'data sets')}")])
     source, made = catalog.datasets[data](), cls()

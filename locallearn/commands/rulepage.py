@@ -31,12 +31,12 @@ class Parameter(NamedTuple):
     doc: str
 
 
-def rule_named(name: str) -> Any:
+def rule_named(name: str, where: str = "rules") -> Any:
     """A rule of the table; ConfigError with what was probably meant."""
     from locallearn.rules import RULES
 
     if name not in RULES:
-        raise ConfigError([Problem("rules", f"`{name}` is no rule{hint(name, list(RULES), 'rules')}")])
+        raise ConfigError([Problem(where, f"`{name}` is no rule{hint(name, list(RULES), 'rules')}")])
     return RULES[name]
 
 

@@ -37,10 +37,9 @@ def nearest(word: Any, words: Iterable[str]) -> str | None:
 
 
 def hint(word: Any, words: Sequence[str], label: str) -> str:
-    """`; did you mean X?` and the list of what there is; the list alone if nothing is close."""
+    """`; did you mean X?`, or the list of what there is if nothing is close."""
     near = nearest(word, words)
-    listed = f" ({label}: {', '.join(words) or 'none'})"
-    return f"; did you mean `{near}`?{listed}" if near else listed
+    return f"; did you mean `{near}`?" if near else f" ({label}: {', '.join(words) or 'none'})"
 
 
 def unknown_key(path: KeyPath, allowed: Sequence[str], nested: Iterable[str] = ()) -> Mistake:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 
 from locallearn.config.combination import Run
-from locallearn.config.conditions import holds
+from locallearn.config.conditions import holds, lookup
 from locallearn.config.document import MISSING, Document, printable, split_key
 from locallearn.config.reading import parse
 from locallearn.config.sweep import Sweep
@@ -30,13 +31,19 @@ def _runs(runs: Sequence[Run], only: Sequence[str]) -> list[Run]:
         key, equals, text = condition.partition("=")
         if not equals:
             raise ConfigError([Problem(where, "write key=value, such as --only rule.name=backprop")])
-        wanted = {key: parse(text, where, empty=True).data}
+        wanted, before = {key: parse(text, where, empty=True).data}, chosen
         if not any(key in run.varied or Document(run.config.canonical()).at(split_key(key)) is not MISSING for run in runs):
             raise ConfigError([Problem(where, f"no run has the key `{key}`")])
-        chosen = [run for run in chosen if holds(wanted, Document(run.config.canonical()), run.varied, run.config.catalog)]
-    if not chosen:
-        raise ConfigError([Problem(" ".join(f"--only {printable(c)}" for c in only), "no run is left")])
+        chosen = [run for run in before if holds(wanted, Document(run.config.canonical()), run.varied, run.config.catalog)]
+        if not chosen:
+            values = dict.fromkeys(_value(key, run) for run in before)
+            raise ConfigError([Problem(where, f"no run is left: `{key}` is {' or '.join(values)}")])
     return chosen
+
+
+def _value(key: str, run: Run) -> str:
+    value = lookup(key, Document(run.config.canonical()), run.varied, run.config.catalog)
+    return printable(value if isinstance(value, str) else json.dumps(value, default=str))
 
 
 def _studies(studies: Sequence[Study], only: Sequence[str]) -> list[Study]:

@@ -80,6 +80,8 @@ class How:
             raise LocallearnError(f"`{self.on}` is no way to run; there are {', '.join(SUFFIX)}")
         if self.transport not in (None, *TRANSPORTS):
             raise LocallearnError(f"`{self.transport}` is no transport; there are {', '.join(TRANSPORTS)}")
+        if self.transport is not None and self.on != "ray":
+            raise ConfigError([Problem("--transport", "is for frames between actors: add `--on ray`")])
         if self.network is not None:
             parse_network(self.network)
             if self.on != "ray":

@@ -156,6 +156,7 @@ class Result:
 def load(directory: str | Path) -> Result:
     """The result in the directory of a finished run. StoreError if the run is not finished."""
     store = Store(directory)
+    store.begun()
     if store.state != FINISHED:
         raise StoreError(f"{directory}: no finished run ({store.state})")
     settings = store.read_config()

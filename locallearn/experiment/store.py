@@ -51,6 +51,11 @@ class Store:
             return RUNNING
         return INTERRUPTED if (self.directory / "config.yaml").exists() else NEW
 
+    def begun(self) -> None:
+        """StoreError if nothing has been started here."""
+        if self.state == NEW:
+            raise StoreError(f"{self.directory}: there is no run here; `locallearn status {self.directory}` lists those below")
+
     def make(self) -> None:
         """The directory, and a first look whether it can be written and there is room. UnusableFolder if not."""
         probe = self.directory / ".room"

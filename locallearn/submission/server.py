@@ -109,6 +109,8 @@ class Server:
         for name in ("job.sdk", "dashboard_sdk"):
             logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.ERROR)
         self.address = address
+        if not re.match(r"https?://", address):
+            raise Refused(f"{address} is no address of a dashboard; write http://HOST:8265")
         self._told(lambda: _knock(address), KNOCK_SECONDS)
         self._client: Any = self._told(lambda: JobSubmissionClient(address))
 

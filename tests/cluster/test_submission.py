@@ -169,6 +169,12 @@ def test_where_no_cluster_is_nothing_is_waited_for(project, capsys, monkeypatch)
     assert "ray job submit" not in shown.out
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:8265", "ray://127.0.0.1:10001", "auto"])
+def test_other_addresses_are_not_tried(capsys, address):
+    assert code_of(["status", "--address", address]) == 2
+    assert capsys.readouterr().err == f"{address} is no address of a dashboard; write http://HOST:8265\n"
+
+
 def test_who_accepts_and_says_nothing_is_not_waited_for(project, capsys, monkeypatch):
     monkeypatch.chdir(project)
     monkeypatch.setattr(server, "KNOCK_SECONDS", 0.3)

@@ -54,8 +54,7 @@ def test_a_missing_key_without_a_misspelt_one_is_reported_at_its_section(load_te
         (
             "predictive_coding, steps: 5",
             "predictve_coding",
-            "run.yaml:1: `rule.name: predictve_coding` is no rule; did you mean `predictive_coding`? "
-            "(rules: backprop, predictive_coding)",
+            "run.yaml:1: `rule.name: predictve_coding` is no rule; did you mean `predictive_coding`?",
         ),
         ("name: predictive_coding", "name: off", "run.yaml:1: `rule.name: off`: is a truth value, as YAML reads on, off"),
         ("name: predictive_coding", "name: [a]", 'run.yaml:1: `rule.name: ["a"]` is no rule (rules: '),
@@ -86,7 +85,7 @@ def test_a_missing_key_without_a_misspelt_one_is_reported_at_its_section(load_te
         ("batch: 50", "microbatches: 2", "run.yaml:4: `train.microbatches: 2`: this rule's gradient of a batch is not"),
         ("epochs: 2, ", "", "run.yaml:4: `train.epochs` is missing (or give `steps`)"),
         ("epochs: 2", "epoch: 2", "run.yaml:4: unknown key `train.epoch`; did you mean `epochs`?"),
-        ("epochs: 2", "epochs: 2, steps: 3", "run.yaml:4: `train.steps: 3`: give `epochs` or `steps`, not both"),
+        ("epochs: 2", "epochs: 2, steps: 3", "run.yaml:4: `train.steps: 3`: give `epochs` or `steps`, and null for the other"),
         ("batch: 50", "batch: 50, arrivals: 51", "run.yaml:4: `train.arrivals: 51`: must be at most the batch of 50"),
         ("batch: 50", "rate: 50", "run.yaml:4: unknown key `train.rate`; did you mean `optimizer.rate`?"),
         ("batch: 50", "optimizer: adam", "run.yaml:4: `train.optimizer: adam`: must be a mapping, such as {name: ..., rate: ...}"),
@@ -115,9 +114,9 @@ def test_one_mistake(load_text, good, old, new, expected):
         ("flavour: red", "unknown key `flavour` (keys: rule, model, data, train, codecs, replicas, stop, "),
         ("codecs: int8", "`codecs: int8`: must be a mapping, such as {default: exact, error: int8}"),
         ("codecs: {default: flot16}", "`codecs.default: flot16` is no codec (codecs: exact, int8, topk, error_feedback, delayed)"),
-        ("codecs: {default: int9}", "`codecs.default: int9` is no codec; did you mean `int8`? (codecs: exact, "),
+        ("codecs: {default: int9}", "`codecs.default: int9` is no codec; did you mean `int8`?"),
         ("codecs: {predicton_error: int8}", "`codecs.predicton_error: int8`: is neither a kind nor a message that predictive_coding "
-         "sends; did you mean `prediction_error`? (keys: default, activation, prediction_error, error, "),
+         "sends; did you mean `prediction_error`?"),
         ("codecs: {default: [int8, exact]}", "`codecs.default[0]: int8`: wraps no other codec, so it must stand last"),
         ("codecs: {default: []}", "`codecs.default: []`: names no codec"),
         ("codecs: {default: topk(2)}", "`codecs.default: topk(2)`: fraction: input should be less than or equal to 1"),

@@ -138,7 +138,7 @@ vary:
         "base.yaml:5: unknown key `sead`; did you mean `seed`?",
         "sweep.yaml:4: `rule`: needs two blocks",
         "sweep.yaml:5: unknown key `rule.step`; did you mean `steps`?",
-        "sweep.yaml:6: `rule.name: bakprop` is no rule; did you mean `backprop`? (rules: backprop, predictive_coding)",
+        "sweep.yaml:6: `rule.name: bakprop` is no rule; did you mean `backprop`?",
         "sweep.yaml:7: `model.widths: [41, 5, 10]`: begins with 41, not 40",
     ]
 
