@@ -57,10 +57,10 @@ class Lines:
         self._rated = (0, 0.0) if event.resumed is None else None  # what came before took a time that is not told
         lines = [*headline(event), plan_line(event.setup)]
         if event.on == "ray":
-            lines.append("ray      starting actors; a Ray of its own takes 5 to 10 s, use --address for one that runs")
+            lines.append("ray      starting actors; without --address in a Ray of its own, 5 to 10 s")
         if event.resumed is not None:
             lines.append(f"resume   from step {event.resumed} of {self.steps}")
-        return lines + [f"note     {note}" for note in event.notes]
+        return lines + [line for note in event.notes for line in _folded("note", note)]
 
     def _evaluated(self, event: Evaluated) -> list[str]:
         since, self._rated = self._rated, (event.step, event.seconds)

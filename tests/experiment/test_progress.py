@@ -107,7 +107,7 @@ def test_notes_on_resuming_ray_and_ending(events):
     lines = Lines()(started)
     assert "ray on cpu" in lines[0]
     assert lines[2:] == [
-        "ray      starting actors; a Ray of its own takes 5 to 10 s, use --address for one that runs",
+        "ray      starting actors; without --address in a Ray of its own, 5 to 10 s",
         "resume   from step 20 of 40",
         "note     begun under other versions",
     ]
