@@ -75,3 +75,10 @@ def unknown_classes(blocks: Sequence[Block]) -> list[str]:
     classes = math.prod(blocks[-1].out_shape)
     known = all(block.classes == classes for block in blocks)
     return [] if known else [f"needs blocks that know the number of classes, {classes}: the model must give it to each of them"]
+
+
+def too_short(name: str, rounds: int, least: int, blocks: Sequence[Block]) -> list[str]:
+    """Whether news from the top cannot reach the bottom in so many rounds, in a sentence."""
+    if rounds >= least:
+        return []
+    return [f"needs `{name}` of at least {least} for {len(blocks)} blocks: news from the top moves down one block in a round"]

@@ -144,10 +144,3 @@ def restless(blocks: Sequence[Block], activations: Sequence[str] = BOUNDED) -> l
     if not all(block.elementwise for block in blocks):
         found.append("needs blocks without normalisation and pooling after the linear part: there is no energy for them")
     return found
-
-
-def too_short(name: str, rounds: int, least: int, blocks: Sequence[Block]) -> list[str]:
-    """Whether news from the top cannot reach the bottom in so many rounds, in a sentence."""
-    if rounds >= least:
-        return []
-    return [f"needs `{name}` of at least {least} for {len(blocks)} blocks: news from the top moves down one block in a round"]

@@ -44,7 +44,8 @@ from locallearn.block import Block, State
 from locallearn.chain import Chain, Row
 from locallearn.fields import Count
 from locallearn.rule import ELEMENTWISE, Batch, Info, Message, Rule
-from locallearn.rules._settling import Rest, cost, diagnosis, free_phase, onehot, phase, restless, seen, slope, too_short
+from locallearn.rules._common import too_short
+from locallearn.rules._settling import Rest, cost, diagnosis, free_phase, onehot, phase, restless, seen, slope
 from locallearn.search import Log
 
 

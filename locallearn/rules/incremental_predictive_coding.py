@@ -41,6 +41,7 @@ from locallearn.block import Block, State
 from locallearn.chain import Chain, Row
 from locallearn.fields import Count, Positive
 from locallearn.rule import Batch, Info, Message, Rule, descend, forward
+from locallearn.rules._common import too_short
 from locallearn.rules._predictive import Unit, begin, clamp, diagnosis, error, output_loss, relax
 from locallearn.search import Linear
 
@@ -100,11 +101,8 @@ class IncrementalPredictiveCoding(Rule):
         return self.steps
 
     def problems(self, blocks: Sequence[Block]) -> list[str]:
-        """The error must have the time to reach the bottom."""
-        found = super().problems(blocks)
-        if self.steps < len(blocks):
-            found.append(f"needs `steps` of at least {len(blocks)} for {len(blocks)} blocks: the error moves down one block in a round")
-        return found
+        """News from the top must have the time to reach the bottom."""
+        return super().problems(blocks) + too_short("steps", self.steps, len(blocks), blocks)
 
     def step(self, chain: Chain, state: Row, batch: Batch) -> tuple[Row, Info]:
         """Forward pass, then rounds in which activities and weights move together."""

@@ -37,6 +37,7 @@ from locallearn.block import Block, State
 from locallearn.chain import Chain, Row
 from locallearn.fields import Count, NonNegative, Positive
 from locallearn.rule import Batch, Info, Message, Rule, forward
+from locallearn.rules._common import too_short
 from locallearn.rules._predictive import Unit, begin, clamp, diagnosis, learn, output_loss, relaxation
 from locallearn.search import Log
 
@@ -84,11 +85,8 @@ class NudgedPredictiveCoding(Rule):
     assumes: ClassVar = "symmetric weights; rounds in which all blocks compute at once"
 
     def problems(self, blocks: Sequence[Block]) -> list[str]:
-        """The error must have the time to reach the bottom."""
-        found = super().problems(blocks)
-        if self.steps < len(blocks) - 1:
-            found.append(f"needs `steps` of at least {len(blocks) - 1} for {len(blocks)} blocks: the error moves down one block in a round")
-        return found
+        """News from the top must have the time to reach the bottom."""
+        return super().problems(blocks) + too_short("steps", self.steps, len(blocks) - 1, blocks)
 
     def init(self, block: Block, key: jax.Array) -> State:
         """memory: how many training steps there were."""

@@ -36,6 +36,7 @@ from locallearn.block import Block
 from locallearn.chain import Chain, Row
 from locallearn.fields import Count, Positive
 from locallearn.rule import Batch, Info, Message, Rule, forward
+from locallearn.rules._common import too_short
 from locallearn.rules._predictive import begin, clamp, diagnosis, learn, output_loss, relaxation
 from locallearn.search import Log
 
@@ -70,11 +71,8 @@ class PredictiveCoding(Rule):
     assumes: ClassVar = "symmetric weights; rounds in which all blocks compute at once"
 
     def problems(self, blocks: Sequence[Block]) -> list[str]:
-        """The error must have the time to reach the bottom."""
-        found = super().problems(blocks)
-        if self.steps < len(blocks) - 1:
-            found.append(f"needs `steps` of at least {len(blocks) - 1} for {len(blocks)} blocks: the error moves down one block in a round")
-        return found
+        """News from the top must have the time to reach the bottom."""
+        return super().problems(blocks) + too_short("steps", self.steps, len(blocks) - 1, blocks)
 
     def gradients(self, chain: Chain, state: Row, batch: Batch) -> tuple[Row, Row, Info]:
         """Forward pass, relaxation, then one gradient of the energy by the weights."""

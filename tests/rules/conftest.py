@@ -46,6 +46,15 @@ class Small:
         other = self.state[i]._replace(params=jax.tree.map(lambda p: 1.5 * p, self.state[i].params))
         return Row(other if j == i else state for j, state in enumerate(self.state))
 
+    def influences(self):
+        """For each block those whose parameters make a difference to its gradient, found out by changing them."""
+        before, *after = (self.gradients(state)[0] for state in (self.state, *map(self.shaken_at, range(len(self.blocks)))))
+        return [{j for j, grads in enumerate(after) if _differ(before[i], grads[i])} for i in range(len(self.blocks))]
+
+
+def _differ(a, b):
+    return not all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
 
 @pytest.fixture
 def small():

@@ -89,13 +89,7 @@ def test_without_hidden_layers_it_is_the_local_classifier(small, assert_close):
 
 
 def test_a_block_depends_on_those_below_it_and_on_no_other(small):
-    net = small(DecoupledGreedy())
-    before, _, _ = net.gradients()
-    for changed in range(4):
-        after, _, _ = net.gradients(net.shaken_at(changed))
-        for i in range(4):
-            same = jax.tree.map(lambda a, b: bool(jnp.all(a == b)), before[i], after[i])
-            assert all(jax.tree.leaves(same)) == (i < changed)
+    assert small(DecoupledGreedy()).influences() == [{0}, {0, 1}, {0, 1, 2}, {0, 1, 2, 3}]
 
 
 def test_microbatches_add_up(small, assert_close):

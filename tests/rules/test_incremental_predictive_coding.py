@@ -145,7 +145,7 @@ def test_a_boundary_carries_one_round_less_than_there_are_updates(make_setup):
 
 def test_too_few_rounds_are_refused(small):
     net = small(IncrementalPredictiveCoding(steps=3))
-    assert net.rule.problems(net.blocks) == ["needs `steps` of at least 4 for 4 blocks: the error moves down one block in a round"]
+    assert net.rule.problems(net.blocks) == ["needs `steps` of at least 4 for 4 blocks: news from the top moves down one block in a round"]
     assert IncrementalPredictiveCoding(steps=4).problems(net.blocks) == []
     bottom = jax.tree.leaves(stepped(net, optax.sgd(0.1))[0][0])
     assert all(jnp.all(a == b) for a, b in zip(bottom, jax.tree.leaves(net.state[0].params), strict=True))

@@ -121,5 +121,5 @@ def test_a_boundary_carries_what_predictive_coding_carries(make_setup):
 
 def test_too_few_rounds_are_refused(small):
     net = small(NudgedPredictiveCoding(steps=2))
-    assert net.rule.problems(net.blocks) == ["needs `steps` of at least 3 for 4 blocks: the error moves down one block in a round"]
+    assert net.rule.problems(net.blocks) == ["needs `steps` of at least 3 for 4 blocks: news from the top moves down one block in a round"]
     assert NudgedPredictiveCoding(steps=3).problems(net.blocks) == []

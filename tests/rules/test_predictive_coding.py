@@ -207,6 +207,6 @@ def test_with_too_few_rounds_the_bottom_learns_nothing_and_the_rule_says_so(smal
     net = small(PredictiveCoding(steps=2))
     bottom = net.gradients()[0][0]
     assert all(jnp.all(leaf == 0) for leaf in jax.tree.leaves(bottom))
-    assert net.rule.problems(net.blocks) == ["needs `steps` of at least 3 for 4 blocks: the error moves down one block in a round"]
+    assert net.rule.problems(net.blocks) == ["needs `steps` of at least 3 for 4 blocks: news from the top moves down one block in a round"]
     assert small(PredictiveCoding(steps=3)).rule.problems(net.blocks) == []
     assert all(jnp.any(leaf != 0) for leaf in jax.tree.leaves(small(PredictiveCoding(steps=3)).gradients()[0][0]))
