@@ -8,12 +8,9 @@ import pytest
 from locallearn.models import MLP
 from locallearn.rules._perturbation import noise, own_key
 from locallearn.rules.activity_forward_gradient import ActivityForwardGradient
+from tests.rules.measures import flat
 
 WIDTHS = (6, 8, 8, 8, 3)
-
-
-def flat(tree):
-    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
 
 
 def local_gradients(net, dense):

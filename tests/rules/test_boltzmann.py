@@ -11,6 +11,7 @@ from locallearn.block import WithHead
 from locallearn.models import MLP
 from locallearn.rules.boltzmann import Boltzmann, flip, free_energy, gibbs, hidden, keys, rise, unpacked, visible
 from locallearn.rules.mono_forward import MonoForward
+from tests.rules.measures import flat
 
 STATES_V = np.array(list(itertools.product([0.0, 1.0], repeat=4)))
 STATES_H = np.array(list(itertools.product([0.0, 1.0], repeat=3)))
@@ -52,10 +53,6 @@ def nll_gradient(params, data):
         return jax.nn.logsumexp(minus_free(STATES_V)) - jnp.mean(minus_free(data))
 
     return jax.grad(nll)(params)
-
-
-def flat(tree):
-    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
 
 
 def transition(block, params):

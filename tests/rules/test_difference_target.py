@@ -11,20 +11,11 @@ from locallearn.chain import Row
 from locallearn.rule import split_batch
 from locallearn.rules.difference_target import DifferenceTarget, Inverse
 from locallearn.traffic import Channel
+from tests.rules.measures import true_gradients
 
 
 def identity(u):
     return u
-
-
-def true_gradients(net):
-    def loss(params):
-        h = net.batch.x
-        for block, p in zip(net.blocks, params, strict=True):
-            h = block.apply(p, h)
-        return optax.softmax_cross_entropy_with_integer_labels(h, net.batch.y).mean()
-
-    return jax.jit(jax.grad(loss))([state.params.block for state in net.state])
 
 
 def kernel(state):

@@ -13,6 +13,7 @@ from locallearn.rule import split_batch
 from locallearn.rules.backprop import Backprop
 from locallearn.rules.direct_feedback import DirectFeedback, pack, unpack
 from locallearn.traffic import Channel
+from tests.rules.measures import distance, true_gradients
 
 BLOCK = SimpleNamespace()
 
@@ -24,18 +25,6 @@ def with_products(net):
         product = product @ net.state[i + 1].params["linear"]["kernel"].T
         states.append(net.state[i]._replace(memory=product))
     return Row(reversed(states))
-
-
-def true_gradients(net):
-    """What backpropagation gives for the same parameters."""
-    grads, _, _ = Backprop().gradients(net.chain, net.state, net.batch)
-    return list(grads)
-
-
-def distance(a, b):
-    """Relative distance of two blocks' gradients."""
-    a, b = (np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]) for tree in (a, b))
-    return np.linalg.norm(a - b) / np.linalg.norm(b)
 
 
 def test_a_linear_network_with_the_products_of_its_weights_does_backpropagation(small, assert_close):

@@ -8,25 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from locallearn.chain import Row
 from locallearn.rule import split_batch
 from locallearn.rules._settling import onehot, phase
 from locallearn.rules.equilibrium_propagation import EquilibriumPropagation
 from locallearn.traffic import Channel
+from tests.rules.measures import distance, gentle
 
 HIDDEN = {"tanh": jnp.tanh, "hard_sigmoid": lambda u: jnp.clip(u, 0, 1)}
-
-
-def distance(a, b):
-    """Relative distance of two lists of gradients."""
-    a, b = (np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]) for tree in (a, b))
-    return np.linalg.norm(a - b) / np.linalg.norm(b)
-
-
-def gentle(net, factor=0.35):
-    """Weights small enough that the network comes to rest."""
-    net.state = Row(state._replace(params=jax.tree.map(lambda p: factor * p, state.params)) for state in net.state)
-    return net
 
 
 def linear(p, s):

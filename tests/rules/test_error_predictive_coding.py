@@ -8,6 +8,7 @@ import pytest
 from locallearn.rules.error_predictive_coding import ErrorPredictiveCoding
 from locallearn.rules.predictive_coding import PredictiveCoding
 from locallearn.traffic import Channel
+from tests.rules.measures import distance
 
 
 def identity(u):
@@ -31,12 +32,6 @@ def loss_by_hand(name, scores, y):
 
 def silence(net):
     return [jnp.zeros((4, *block.out_shape)) for block in net.blocks[:-1]]
-
-
-def distance(a, b):
-    """Relative distance of two lists of gradients."""
-    a, b = (np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]) for tree in (a, b))
-    return np.linalg.norm(a - b) / np.linalg.norm(b)
 
 
 @pytest.mark.parametrize("loss", ["squared", "cross_entropy"])

@@ -10,17 +10,12 @@ from locallearn.rule import split_batch
 from locallearn.rules.backprop import Backprop
 from locallearn.rules.feedback_alignment import FeedbackAlignment
 from locallearn.traffic import Channel
+from tests.rules.measures import true_gradients
 
 
 def symmetric(net):
     """The state with B_l = W_l."""
     return Row(state if block.bottom else state._replace(memory=state.params) for block, state in zip(net.blocks, net.state, strict=True))
-
-
-def true_gradients(net):
-    """What backpropagation gives for the same parameters."""
-    grads, _, _ = Backprop().gradients(net.chain, net.state, net.batch)
-    return list(grads)
 
 
 def cosine(a, b):

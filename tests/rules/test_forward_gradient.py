@@ -8,12 +8,9 @@ import pytest
 from locallearn.rules._perturbation import direction
 from locallearn.rules.backprop import Backprop
 from locallearn.rules.forward_gradient import ForwardGradient
+from tests.rules.measures import flat
 
 DISTRIBUTIONS = ["normal", "rademacher"]
-
-
-def flat(tree):
-    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
 
 
 def truth(net):

@@ -7,26 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from locallearn.chain import Row
 from locallearn.rule import split_batch
 from locallearn.rules.equilibrium_propagation import EquilibriumPropagation
 from locallearn.rules.holomorphic_equilibrium_propagation import HolomorphicEquilibriumPropagation
 from locallearn.traffic import Channel
-
-
-def flat(tree):
-    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
-
-
-def distance(a, b):
-    """Relative distance of two lists of gradients."""
-    return np.linalg.norm(flat(a) - flat(b)) / np.linalg.norm(flat(b))
-
-
-def gentle(net, factor=0.35):
-    """Weights small enough that the network comes to rest."""
-    net.state = Row(state._replace(params=jax.tree.map(lambda p: factor * p, state.params)) for state in net.state)
-    return net
+from tests.rules.measures import distance, gentle
 
 
 def linear(p, s):

@@ -10,11 +10,11 @@ import pytest
 from locallearn.block import WithHead
 from locallearn.chain import Row
 from locallearn.models import MLP
-from locallearn.rules.backprop import Backprop
 from locallearn.rules.feedback_alignment import FeedbackAlignment
 from locallearn.rules.kolen_pollack import KolenPollack
 from locallearn.traffic import Channel
 from locallearn.train import Optimizer
+from tests.rules.measures import true_gradients
 
 RATE, DECAY, STEPS = 0.1, 0.2, 40
 
@@ -29,12 +29,6 @@ def agreed(net):
     return Row(
         s if b.bottom else s._replace(params=WithHead(s.params.block, s.params.block)) for b, s in zip(net.blocks, net.state, strict=True)
     )
-
-
-def true_gradients(net):
-    """What backpropagation gives for the same parameters."""
-    state = Row(s._replace(params=s.params.block) for s in net.state)
-    return list(Backprop().gradients(net.chain, state, net.batch)[0])
 
 
 def trained(small, optimizer, steps=STEPS):

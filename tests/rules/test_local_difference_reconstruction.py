@@ -11,25 +11,10 @@ import pytest
 from locallearn.chain import Row
 from locallearn.rules.local_difference_reconstruction import LocalDifferenceReconstruction
 from locallearn.traffic import Channel
+from tests.rules.measures import distance, true_gradients
 
 STILL = 1e-30
 """A rate at which feedback weights stay as they are."""
-
-
-def true_gradients(net):
-    def loss(params):
-        h = net.batch.x
-        for block, p in zip(net.blocks, params, strict=True):
-            h = block.apply(p, h)
-        return optax.softmax_cross_entropy_with_integer_labels(h, net.batch.y).mean()
-
-    return jax.jit(jax.grad(loss))([state.params for state in net.state])
-
-
-def distance(a, b):
-    """Relative distance of two lists of gradients."""
-    a, b = (np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]) for tree in (a, b))
-    return np.linalg.norm(a - b) / np.linalg.norm(b)
 
 
 def with_feedback(net, make):

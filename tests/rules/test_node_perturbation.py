@@ -7,10 +7,7 @@ import pytest
 
 from locallearn.rules.backprop import Backprop
 from locallearn.rules.node_perturbation import NodePerturbation, jitter
-
-
-def flat(tree):
-    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+from tests.rules.measures import flat
 
 
 def noises(net, sigma, number=0):

@@ -10,19 +10,11 @@ from locallearn.rule import split_batch
 from locallearn.rules.nudged_predictive_coding import NudgedPredictiveCoding
 from locallearn.rules.predictive_coding import PredictiveCoding
 from locallearn.traffic import Channel
+from tests.rules.measures import distance
 
 
 def identity(u):
     return u
-
-
-def flat(grads):
-    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(grads)])
-
-
-def distance(a, b):
-    """Relative distance of two lists of gradients."""
-    return np.linalg.norm(flat(a) - flat(b)) / np.linalg.norm(flat(b))
 
 
 def after(net, steps):

@@ -14,10 +14,7 @@ from locallearn.rule import split_batch
 from locallearn.rules.backprop import Backprop
 from locallearn.rules.pepita import Pepita
 from locallearn.traffic import Channel
-
-
-def flat(tree):
-    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+from tests.rules.measures import flat
 
 
 def cosine(a, b):

@@ -10,16 +10,11 @@ import pytest
 from locallearn.rule import split_batch
 from locallearn.rules.predictive_coding import PredictiveCoding
 from locallearn.traffic import Channel
+from tests.rules.measures import distance
 
 
 def identity(u):
     return u
-
-
-def distance(a, b):
-    """Relative distance of two lists of gradients."""
-    a, b = (np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]) for tree in (a, b))
-    return np.linalg.norm(a - b) / np.linalg.norm(b)
 
 
 def loss_by_hand(name, scores, y):

@@ -7,17 +7,11 @@ import pytest
 
 from locallearn.chain import Row
 from locallearn.rule import split_batch
-from locallearn.rules.backprop import Backprop
 from locallearn.rules.sign_symmetry import SignSymmetry, feedback
 from locallearn.traffic import Channel
+from tests.rules.measures import true_gradients
 
 MODES = ["usf", "frsf", "brsf"]
-
-
-def true_gradients(net, state=None):
-    """What backpropagation gives for the same parameters."""
-    grads, _, _ = Backprop().gradients(net.chain, state or net.state, net.batch)
-    return list(grads)
 
 
 def map_params(fn, net, memory):

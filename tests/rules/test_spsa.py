@@ -7,10 +7,7 @@ import pytest
 from locallearn.rules._perturbation import direction
 from locallearn.rules.forward_gradient import ForwardGradient
 from locallearn.rules.spsa import SPSA
-
-
-def flat(tree):
-    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+from tests.rules.measures import flat
 
 
 def loss_of(params, x, y):

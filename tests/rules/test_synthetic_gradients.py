@@ -10,6 +10,7 @@ from locallearn.chain import Row
 from locallearn.rule import split_batch
 from locallearn.rules.synthetic_gradients import Affine, SyntheticGradients
 from locallearn.traffic import Channel
+from tests.rules.measures import true_gradients
 
 
 def each_loss(net, l, h):
@@ -24,16 +25,6 @@ def outputs(net):
     for block, state in zip(net.blocks, net.state, strict=True):
         h.append(block.apply(state.params.block, h[-1]))
     return h[1:]
-
-
-def true_gradients(net):
-    def loss(params):
-        h = net.batch.x
-        for block, p in zip(net.blocks, params, strict=True):
-            h = block.apply(p, h)
-        return optax.softmax_cross_entropy_with_integer_labels(h, net.batch.y).mean()
-
-    return jax.jit(jax.grad(loss))([state.params.block for state in net.state])
 
 
 def true_errors(net):
