@@ -15,6 +15,7 @@ from locallearn.experiment.prepare import prepare, stage_of
 from locallearn.network.prices import Costing, on_shapes
 from locallearn.rules.backprop import Backprop
 from locallearn.rules.decoupled_greedy import DecoupledGreedy
+from locallearn.rules.predictive_coding import PredictiveCoding
 from locallearn.rules.solo import Solo
 from locallearn.runtime.framed import EagerSession
 
@@ -41,10 +42,11 @@ def test_backprop_and_who_sends_nothing_are_in_every_picture(name):
     assert len({rule.members for rule in rules if isinstance(rule, Solo)}) == 2
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for pattern in ("floppy*", "kilobyte*") for path in FOLDER.glob(f"{pattern}.yaml")))
+@pytest.mark.parametrize("name", sorted(p.stem for kind in ("floppy", "kilobyte", "relaxation") for p in FOLDER.glob(f"{kind}*.yaml")))
 def test_no_shard_holds_much_more_than_the_others(name):
     """At most 1.6 times the mean of parameters, and of a step's operations where all shards learn, auxiliary classifiers included."""
-    config = next(config for config in configs(name) if isinstance(config.rule, DecoupledGreedy))
+    learner = Backprop if "backprop" in name else PredictiveCoding if "relaxation" in name else DecoupledGreedy
+    config = next(config for config in configs(name) if isinstance(config.rule, learner))
     stage = stage_of(replace(config, train=replace(config.train, greedy=False)))
     costing = Costing(stage)
     on_shapes(stage, costing, config.train.batch)
