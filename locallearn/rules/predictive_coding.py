@@ -21,8 +21,8 @@ A boundary carries z_l up once in the forward pass, then in every round the pull
 (1 + 2·steps) x batch x width numbers, or (1 + steps) x batch x width with fixed predictions, which need no z_l.
 
 What makes it work: at least L - 1 steps, or the error does not reach the bottom; a total step γ·steps/(1 - m) well below 1; a smooth
-activation such as gelu; Adam or AdamW, because the errors shrink on their way down, by γ in each block: a chain of seven takes a γ above 0.1, so
-that float32 holds what reaches the bottom, and an `epsilon` of 1e-15.
+activation such as gelu; Adam or AdamW, because the errors shrink on their way down, by γ in each block: a chain of seven takes a γ above
+0.1, so that float32 holds what reaches the bottom, and an `epsilon` of 1e-15.
 """
 
 from __future__ import annotations
