@@ -10,6 +10,7 @@ import math
 import os
 import re
 import secrets
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -31,6 +32,8 @@ from locallearn.words import called
 
 START_SECONDS = 120.0
 """For a process to start where there is a place, or for a lost place to be found again on another node."""
+NODE_SECONDS = 5.0
+"""Between looks whether there is a node at all, while actors wait for a place."""
 STARTS = 3
 """How often all actors are hired before one that dies at once ends the run."""
 ANSWER_SECONDS = 20.0
@@ -321,9 +324,12 @@ class Crew:
             return
         waiting = [self.actors[k].seat.remote() for k in hired]
         patience = max(self.cluster.timeout, START_SECONDS)
-        placed, _ = ray.wait(waiting, num_returns=len(waiting), timeout=patience)
-        if len(placed) < len(waiting):
-            raise Unplaced(unplaced(self.cluster, self.count, patience))
+        deadline = time.monotonic() + patience
+        while len(ray.wait(waiting, num_returns=len(waiting), timeout=NODE_SECONDS)[0]) < len(waiting):
+            if self.private and not nodes():
+                raise Unplaced("the Ray that this command started has lost its node, and there will be no other")
+            if time.monotonic() > deadline:
+                raise Unplaced(unplaced(self.cluster, self.count, patience))
         self._seats.update(zip(hired, self._all(waiting, hired), strict=True))
         dealt = shares([self._seats[k] for k in range(self.count)], self.cluster)
         self._all([self.actors[k].sit.remote(dealt[k], passed_on()) for k in hired], hired)

@@ -136,6 +136,18 @@ def test_who_dies_again_and_again_ends_the_run(crew):
         killed_when(crew, run, kills)
 
 
+def test_where_the_only_node_is_lost_nobody_waits_for_a_place(crew, monkeypatch):
+    monkeypatch.setattr(cluster, "nodes", list)
+    monkeypatch.setattr(cluster, "NODE_SECONDS", 0.1)
+    before, crew.actors[0] = crew.actors[0], cluster.ShardActor.options(resources={"nowhere": 1}).remote(0, None, 0)
+    try:
+        with pytest.raises(cluster.Unplaced, match="the Ray that this command started has lost its node"):
+            crew._take_seats([0])
+    finally:
+        ray.kill(crew.actors[0])
+        crew.actors[0] = before
+
+
 def test_two_that_die_at_once_are_both_replaced(crew):
     make = setup_of(steps=200)
     run = crew.train(make, keep_seconds=0.0)
