@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from locallearn.rule import step_keys
-from locallearn.runtime.fused import CHUNK, FusedSession, _steps
+from locallearn.runtime.fused import FusedSession, Orders, _steps
 from tests.benchmarks.common import in_turns, random_setup, took
 
 CASES = {
@@ -34,13 +33,9 @@ def seeds_of(rule, widths, batch, steps, count):
         session = FusedSession(replace(setup, seed=seed), {0: None})  # no program: only its state
         session.setup, session.stage = replace(setup, seed=seed), stage
         session._begin(None)
-        index = np.zeros((CHUNK, batch), np.int32)
-        index[:steps] = session.setup.indices(0, steps)
-        calls.append((session._carry, index, step_keys(seed, 0, CHUNK)))
+        calls.append((session._carry, session._orders(0, steps)))
     loop = functools.partial(_steps, stage, intake=setup.intake)
-    delays, due = np.zeros((CHUNK, len(stage.blocks)), np.int32), np.zeros(CHUNK, bool)
-    rest = delays, np.int32(0), np.int32(steps), due
-    return loop, calls, (jnp.asarray(setup.split.train.x), jnp.asarray(setup.split.train.y)), rest
+    return loop, calls, (jnp.asarray(setup.split.train.x), jnp.asarray(setup.split.train.y))
 
 
 def main(count: int = 5) -> None:
@@ -48,13 +43,14 @@ def main(count: int = 5) -> None:
     print(f"{count} seeds{'':28}separately, to together: processor  clock  furthest apart")
     for name, (widths, batch, steps) in CASES.items():
         for rule in RULES:
-            loop, calls, data, rest = seeds_of(rule, widths, batch, steps, count)
-            single = jax.jit(loop).lower(*calls[0][:1], *data, *calls[0][1:], *rest).compile()
-            carry, index, keys = jax.tree.map(lambda *leaves: jnp.stack(leaves), *calls)
-            axes = (0, None, None, 0, 0, None, None, None, None)
-            vectorised = jax.jit(jax.vmap(loop, in_axes=axes)).lower(carry, *data, index, keys, *rest).compile()
-            alone = lambda: [jax.block_until_ready(single(c, *data, i, k, *rest)) for c, i, k in calls]  # noqa: B023, E731
-            together = lambda: jax.block_until_ready(vectorised(carry, *data, index, keys, *rest))  # noqa: B023, E731
+            loop, calls, data = seeds_of(rule, widths, batch, steps, count)
+            single = jax.jit(loop).lower(calls[0][0], *data, calls[0][1]).compile()
+            carry, every = jax.tree.map(lambda *leaves: jnp.stack(leaves), *calls)
+            orders = calls[0][1]._replace(index=every.index, keys=every.keys)
+            axes = (0, None, None, Orders(0, 0, None, None, None, None))
+            vectorised = jax.jit(jax.vmap(loop, in_axes=axes)).lower(carry, *data, orders).compile()
+            alone = lambda: [jax.block_until_ready(single(c, *data, own)) for c, own in calls]  # noqa: B023, E731
+            together = lambda: jax.block_until_ready(vectorised(carry, *data, orders))  # noqa: B023, E731
             apart = max(
                 float(np.abs(np.asarray(one, np.float64) - np.asarray(all_[s], np.float64)).max())
                 for s, own in enumerate(alone())

@@ -9,7 +9,7 @@ import pytest
 
 from locallearn.chain import Row
 from locallearn.runtime.framed import EagerSession
-from locallearn.runtime.fused import FusedSession, _steps
+from locallearn.runtime.fused import FusedSession, Orders, _steps
 from locallearn.runtime.wiring import cut
 from locallearn.train import Optimizer
 
@@ -65,8 +65,8 @@ def program(setup):
     index, keys = np.zeros((4, setup.batch), np.int32), np.zeros((4, 2), np.uint32)
     run = jax.jit(functools.partial(_steps, stage))
     carry = setup.begin(stage), setup.memory(stage), Row(() for _ in stage.blocks)
-    delays = np.zeros((4, len(stage.blocks)), np.int32)
-    return run.lower(carry, data.x, data.y, index, keys, delays, np.int32(0), np.int32(0)).as_text()
+    orders = Orders(index, keys, np.zeros((4, len(stage.blocks)), np.int32), np.zeros(4, bool), np.int32(0), np.int32(0))
+    return run.lower(carry, data.x, data.y, orders).as_text()
 
 
 def test_the_fused_result_does_not_depend_on_the_placement_bit_for_bit(begun, rule, fused):

@@ -16,7 +16,7 @@ from locallearn.data.intake import Augment, Intake
 from locallearn.errors import ConfigError
 from locallearn.rule import step_keys
 from locallearn.runtime.framed import EagerSession
-from locallearn.runtime.fused import FusedSession, _steps
+from locallearn.runtime.fused import FusedSession, Orders, _steps
 from locallearn.runtime.intake import seen, seen_in_training, training_program
 from locallearn.runtime.stale import kept
 from locallearn.runtime.training import Finished, Snapshot, train
@@ -246,7 +246,8 @@ def test_off_costs_nothing(make_setup, pictures):
         run = jax.jit(functools.partial(_steps, setup.stages[0], **options))
         carry = setup.begin(setup.stages[0]), setup.memory(setup.stages[0]), kept(setup.begin(setup.stages[0]), 0)
         delays = np.zeros((4, len(setup.stages[0].blocks)), np.int32)
-        return run.lower(carry, *floats.train, index, keys, delays, np.int32(0), np.int32(0)).as_text()
+        orders = Orders(index, keys, delays, np.zeros(4, bool), np.int32(0), np.int32(0))
+        return run.lower(carry, *floats.train, orders).as_text()
 
     assert program() == program(intake=Intake(blank=-1.0))
     assert program() != program(intake=Intake(augment=Augment(flip=True)))
