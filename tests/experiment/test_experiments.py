@@ -62,7 +62,7 @@ def test_no_shard_holds_much_more_than_the_others(name):
         assert held.max() <= 1.6 * held.mean()
 
 
-@pytest.mark.parametrize("name", ["kilobyte-1d", "kilobyte-hierarchy"])
+@pytest.mark.parametrize("name", [pytest.param("kilobyte-1d", marks=pytest.mark.slow), "kilobyte-hierarchy"])
 def test_a_kilobyte_is_enough_for_each_step_on_each_link(name):
     """The greedy codes, with fewer examples: until all have arrived, in each of their phases."""
     config = next(config for config in configs(name) if isinstance(config.rule, DecoupledGreedy))
@@ -88,7 +88,7 @@ def codes_of(traffic):
     return {channel.src: n for channel, n in traffic.payload.items() if channel.message == "activation"}
 
 
-@pytest.mark.parametrize("name", ["kilobyte-1d", "kilobyte-hierarchy"])
+@pytest.mark.parametrize("name", [pytest.param("kilobyte-1d", marks=pytest.mark.slow), "kilobyte-hierarchy"])
 def test_so_does_backpropagation_that_is_said_to_need_no_more(name):
     setups = [prepare(config) for config in configs(name) if "ternary" in str(config.codecs)]
     assert setups
@@ -96,7 +96,7 @@ def test_so_does_backpropagation_that_is_said_to_need_no_more(name):
         assert max(setup.plan_step(setup.stages[-1]).traffic.by_link().values()) <= 1000
 
 
-@pytest.mark.parametrize("name", ["floppy-1d", "floppy-hierarchy"])
+@pytest.mark.parametrize("name", [pytest.param("floppy-1d", marks=pytest.mark.slow), "floppy-hierarchy"])
 def test_what_is_said_to_be_within_a_floppy_is(name):
     sweep = load(read(FOLDER / f"{name}.yaml"))
     found = [run.config for run in sweep.runs if "in a floppy" in run.varied.get("case", "")]

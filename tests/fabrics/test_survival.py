@@ -101,7 +101,7 @@ def test_without_a_snapshot_a_shard_or_all_begin_again(crew):
     assert not of(events, Snapshot)
 
 
-@pytest.mark.parametrize("shard", [0, 1, 2])
+@pytest.mark.parametrize("shard", [pytest.param(0, marks=pytest.mark.slow), 1, pytest.param(2, marks=pytest.mark.slow)])
 def test_every_shard_of_a_rule_that_sends_nothing_down_restarts_alone(crew, shard):
     """At a snapshot between evaluations, with codecs that remember, and after an evaluation."""
     make = setup_of("mono_forward", steps=3000, every=1000)
