@@ -47,7 +47,7 @@ def _replayed(events: Sequence[Event], network: Network, steps: int, ahead: int)
     for k in spaced:
         takes[k], travels[k] = takes[k] / events[k].frames, network.latency
     found: list[float] = []
-    rows, settled = [cpu[:]], 0
+    rows, settled = deque([cpu[:]], period + 1), 0
 
     def send(k: int, ready: float, step: int) -> float:
         if k in spaced and not events[k].sent(step):
@@ -70,7 +70,7 @@ def _replayed(events: Sequence[Event], network: Network, steps: int, ahead: int)
             else:
                 done[k] = send(k, ready, step)
         found.append(max(cpu))
-        rows = [*rows[-period:], cpu[:]]
+        rows.append(cpu[:])
         moved = [now - was for now, was in zip(cpu, rows[0], strict=True)]
         even = step >= period and max(moved) - min(moved) <= SAME * max(moved) and _repeats(found[-1 : -2 - 2 * period : -period])
         settled = settled + 1 if even else 0

@@ -51,7 +51,7 @@ def setup(rule, shards, steps):
 
 
 def quiet(made, steps):
-    """The run without validation data, with two decisions."""
+    """The run without validation data, with a decision every so many steps."""
     nothing = made.split.validation._replace(x=made.split.validation.x[:0], y=made.split.validation.y[:0])
     return replace(made, evaluate_every=steps, split=made.split._replace(validation=nothing, test=nothing))
 
